@@ -1,0 +1,151 @@
+package spooldir
+
+import (
+	"errors"
+	"sort"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Recovery is what Recover found and mended.
+type Recovery struct {
+	Done     []Cleaned
+	Children []Name // one name of each committed message in new that dma itself made
+}
+
+// Recover brings the spool into a legal state after whatever happened to it.
+// The queue process calls it at start, holding its lock, before it takes
+// anything up:
+//
+//   - children and reports that their maker did not live to commit are removed
+//     (their ids show what they are);
+//   - a name that stands in two states stays in the further one; another file
+//     under the same name goes to corrupt;
+//   - every message has a journal, every journal a message.
+//
+// What the caller has to do itself is to finish the steps of the parents of
+// all Children, before any other step.
+func (s *Spool) Recover(now time.Time) (Recovery, error) {
+	c := cleaner{spool: s, before: now.Add(-UncommittedAge)}
+	var r Recovery
+	err := c.tmp(func(id string) bool {
+		kind, _ := IDKind(id)
+		return kind != Submitted
+	})
+	if err != nil {
+		return r, err
+	}
+	ids, err := c.names(&r)
+	if err != nil {
+		return r, err
+	}
+	if err := c.journals(ids); err != nil {
+		return r, err
+	}
+	r.Done = c.done
+	sort.Slice(r.Children, func(i, j int) bool { return r.Children[i].ID < r.Children[j].ID })
+	return r, nil
+}
+
+// names looks at every name of the spool and returns the ids that have any.
+func (c *cleaner) names(r *Recovery) (map[string]bool, error) {
+	s := c.spool
+	ids := make(map[string]bool)
+	at := make(map[string]State)
+	children := make(map[string]bool)
+	for _, state := range States() {
+		var names []Name
+		if err := s.Scan(state, func(n Name) bool { names = append(names, n); return true }, nil); err != nil {
+			return nil, err
+		}
+		for _, n := range names {
+			if state == New {
+				gone, err := c.uncommittedChild(n)
+				if err != nil {
+					return nil, err
+				}
+				if gone {
+					continue
+				}
+				if kind, _ := IDKind(n.ID); kind != Submitted && !children[n.ID] {
+					children[n.ID] = true
+					r.Children = append(r.Children, n)
+				}
+			}
+			ids[n.ID] = true
+			if before, twice := at[n.file]; twice {
+				stays, err := c.twice(n, before, state)
+				if err != nil {
+					return nil, err
+				}
+				at[n.file] = stays
+				continue
+			}
+			at[n.file] = state
+		}
+	}
+	return ids, nil
+}
+
+// uncommittedChild removes a name in new of a child or report that was never
+// committed, and reports whether it did.
+func (c *cleaner) uncommittedChild(n Name) (bool, error) {
+	if kind, _ := IDKind(n.ID); kind == Submitted {
+		return false, nil
+	}
+	st, _, err := c.lstat(New, n.file)
+	if errors.Is(err, ErrGone) {
+		return true, nil
+	}
+	if err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG || !uncommitted(uint32(st.Mode)) {
+		return false, err
+	}
+	return true, c.removeFile(New, n.file)
+}
+
+// twice settles a name that stands in two states and returns the one that it
+// stands in now. States come in the order of States, so b is not less far
+// than a, except that Remote comes after Local.
+func (c *cleaner) twice(n Name, a, b State) (State, error) {
+	done, err := c.spool.settle(n, a, b)
+	if errors.Is(err, ErrGone) {
+		err = nil
+	}
+	if err != nil {
+		return a, err
+	}
+	if !done { // another file stood in b, and is in corrupt now
+		c.note(b, n.file, "another file under the same name: moved to corrupt")
+		return a, nil
+	}
+	c.note(a, n.file, "stood in "+string(b)+" too: removed here")
+	return b, nil
+}
+
+// journals makes missing journals and removes those without a message.
+func (c *cleaner) journals(ids map[string]bool) error {
+	s := c.spool
+	var errs []error
+	for id := range ids {
+		made, err := s.CreateJournal(id)
+		if err != nil {
+			errs = append(errs, err)
+		} else if made {
+			c.note(LogDir, id, "missing: made")
+		}
+	}
+	var orphans []string
+	err := s.Journals(func(id string) bool {
+		if !ids[id] {
+			orphans = append(orphans, id)
+		}
+		return true
+	})
+	errs = append(errs, err)
+	for _, id := range orphans {
+		errs = append(errs, s.RemoveJournal(id))
+		c.note(LogDir, id, "no message: removed")
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,164 @@
+package states
+
+import (
+	"context"
+	"sync"
+)
+
+// Lanes hands items out by key: all items of a key wait in one lane, a lane
+// has at most PerKey batches in hand, all lanes together at most Total. So one
+// user with a hanging command, or one destination that does not answer, delays
+// nobody else.
+type Lanes[T any] struct {
+	PerKey int // batches in hand a key, at least 1
+	Total  int // batches in hand altogether, at least 1
+	Batch  int // most items a batch, at least 1
+	Most   int // most items that wait; more are refused, and found by a later scan
+
+	// Run works on a batch of items of one key.
+	Run func(ctx context.Context, key string, items []T)
+
+	// Spare is called when items were refused and there is room again.
+	Spare func()
+
+	mu      sync.Mutex
+	ctx     context.Context
+	lanes   map[string]*lane[T]
+	ready   []string // keys with waiting items and room for a batch, in turn
+	in      map[any]*entry[T]
+	waiting int
+	running int
+	refused bool
+	group   sync.WaitGroup
+}
+
+// entry is an item from Add until its batch is done.
+type entry[T any] struct {
+	key   string
+	id    any
+	item  T
+	taken bool      // in hand
+	again *entry[T] // added again while it was in hand
+}
+
+type lane[T any] struct {
+	items   []*entry[T]
+	running int
+	queued  bool // in ready
+}
+
+// Start allows batches to run until ctx ends.
+func (l *Lanes[T]) Start(ctx context.Context) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.ctx = ctx
+	l.lanes = make(map[string]*lane[T])
+	l.in = make(map[any]*entry[T])
+}
+
+// Add puts an item into the lane of key. id is what makes it the same item
+// when it is added again: as long as it waits, Add does nothing; while it is in
+// hand, Add makes it wait again afterwards.
+func (l *Lanes[T]) Add(key string, id any, item T) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.add(&entry[T]{key: key, id: id, item: item})
+	l.fill()
+}
+
+func (l *Lanes[T]) add(e *entry[T]) {
+	if old := l.in[e.id]; old != nil {
+		if old.taken {
+			old.again = e
+		}
+		return
+	}
+	if l.waiting >= l.Most {
+		l.refused = true
+		return
+	}
+	l.in[e.id] = e
+	ln := l.lanes[e.key]
+	if ln == nil {
+		ln = &lane[T]{}
+		l.lanes[e.key] = ln
+	}
+	ln.items = append(ln.items, e)
+	l.waiting++
+	l.offer(e.key, ln)
+}
+
+// offer puts a lane into the line for its turn if it can take one.
+func (l *Lanes[T]) offer(key string, ln *lane[T]) {
+	if !ln.queued && len(ln.items) > 0 && ln.running < max(l.PerKey, 1) {
+		ln.queued = true
+		l.ready = append(l.ready, key)
+	}
+}
+
+// fill starts batches while there is room.
+func (l *Lanes[T]) fill() {
+	for l.running < max(l.Total, 1) && len(l.ready) > 0 && l.ctx.Err() == nil {
+		key := l.ready[0]
+		l.ready = l.ready[1:]
+		ln := l.lanes[key]
+		ln.queued = false
+		n := min(len(ln.items), max(l.Batch, 1))
+		batch := ln.items[:n:n]
+		ln.items = ln.items[n:]
+		items := make([]T, n)
+		for i, e := range batch {
+			e.taken = true
+			items[i] = e.item
+		}
+		ln.running++
+		l.running++
+		l.waiting -= n
+		l.offer(key, ln)
+		l.group.Add(1)
+		go func() {
+			defer l.group.Done()
+			l.Run(l.ctx, key, items)
+			l.finished(key, ln, batch)
+		}()
+	}
+}
+
+func (l *Lanes[T]) finished(key string, ln *lane[T], batch []*entry[T]) {
+	l.mu.Lock()
+	ln.running--
+	l.running--
+	for _, e := range batch {
+		delete(l.in, e.id)
+	}
+	for _, e := range batch {
+		if e.again != nil {
+			l.add(e.again)
+		}
+	}
+	if ln.running == 0 && len(ln.items) == 0 {
+		delete(l.lanes, key)
+	} else {
+		l.offer(key, ln)
+	}
+	spare := l.refused && l.waiting <= l.Most/2
+	if spare {
+		l.refused = false
+	}
+	l.fill()
+	l.mu.Unlock()
+	if spare && l.Spare != nil {
+		l.Spare()
+	}
+}
+
+// Busy reports whether anything waits or is in hand.
+func (l *Lanes[T]) Busy() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.running > 0 || l.waiting > 0 || l.refused
+}
+
+// Wait returns when nothing is in hand any more; after the end of the context
+// given to Start nothing new is begun.
+func (l *Lanes[T]) Wait() { l.group.Wait() }
