@@ -62,18 +62,18 @@ func (l *Lanes[T]) Start(ctx context.Context) {
 func (l *Lanes[T]) Add(key string, id any, item T) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.add(&entry[T]{key: key, id: id, item: item})
+	l.add(&entry[T]{key: key, id: id, item: item}, l.Most)
 	l.fill()
 }
 
-func (l *Lanes[T]) add(e *entry[T]) {
+func (l *Lanes[T]) add(e *entry[T], most int) {
 	if old := l.in[e.id]; old != nil {
 		if old.taken {
 			old.again = e
 		}
 		return
 	}
-	if l.waiting >= l.Most {
+	if l.waiting >= most {
 		l.refused = true
 		return
 	}
@@ -133,7 +133,7 @@ func (l *Lanes[T]) finished(key string, ln *lane[T], batch []*entry[T]) {
 	}
 	for _, e := range batch {
 		if e.again != nil {
-			l.add(e.again)
+			l.add(e.again, l.Most+len(batch)) // it had its place
 		}
 	}
 	if ln.running == 0 && len(ln.items) == 0 {

@@ -1,0 +1,300 @@
+package spooldir
+
+import (
+	"errors"
+	"os"
+	"reflect"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// halfSubmission leaves what a submitter leaves that dies, or stops, between
+// the links and the commit.
+func halfSubmission(t *testing.T, s *Spool, id string, addrs ...string) (*Draft, []Name) {
+	t.Helper()
+	e := Envelope{ID: id, Recipients: recipients(addrs...)}
+	if kind, _ := IDKind(id); id != "" && kind != Submitted {
+		e.Parents = []Parent{{NewName(NewID(time.Now()), 1, "p")}}
+	}
+	d, err := s.Create(&e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.finish(); err != nil {
+		t.Fatal(err)
+	}
+	var names []Name
+	for n := range addrs {
+		name := d.env.Name(n + 1)
+		if err := os.Link(d.tmp, s.file(New, name.String())); err != nil {
+			t.Fatal(err)
+		}
+		d.linked = append(d.linked, s.file(New, name.String()))
+		names = append(names, name)
+	}
+	return d, names
+}
+
+func TestClean(t *testing.T) {
+	s := newSpool(t)
+	submit(t, s, Envelope{Recipients: recipients("kept@example.org")}, "x\n")
+	halfSubmission(t, s, "", "a@b", "c@d", "e@f")
+	_, err := s.Create(&Envelope{Recipients: recipients("never-linked@example.org")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	person := s.file(Tmp, "notes.txt")
+	if err := os.WriteFile(person, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+
+	done, err := s.Clean(time.Now())
+	if err != nil || len(done) != 0 {
+		t.Fatalf("a young submission: %v, %v; want nothing done", done, err)
+	}
+	if _, err := s.Clean(time.Now().Add(UncommittedAge + time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	if got := files(t, s, New); len(got) != 1 {
+		t.Errorf("new holds %q, want the committed message alone", got)
+	}
+	if got := files(t, s, Tmp); !reflect.DeepEqual(got, []string{"notes.txt"}) {
+		t.Errorf("tmp holds %q, want just what a person put there", got)
+	}
+}
+
+// TestCleanMeetsSubmitter stops a submitter at every point between its links
+// and its commit, lets the cleaner run as if a day had passed, and lets the
+// submitter go on: it either commits the whole message, or fails and leaves
+// nothing.
+func TestCleanMeetsSubmitter(t *testing.T) {
+	later := func() time.Time { return time.Now().Add(UncommittedAge + time.Minute) }
+	for _, commitFirst := range []bool{false, true} {
+		s := newSpool(t)
+		d, names := halfSubmission(t, s, "", "a@b", "c@d")
+		if err := unix.Unlink(d.tmp); err != nil {
+			t.Fatal(err)
+		}
+		d.tmp = ""
+		if commitFirst {
+			// The cleaner has decided by the mode, then the submitter commits.
+			c := cleaner{spool: s, before: later().Add(-UncommittedAge)}
+			if err := os.Chmod(d.linked[0], modeCommitted); err != nil {
+				t.Fatal(err)
+			}
+			if err := c.message(names); err != nil {
+				t.Fatal(err)
+			}
+			for _, n := range names {
+				m, err := s.Open(New, n)
+				if err != nil {
+					t.Errorf("%s: %v, want it committed", n, err)
+					continue
+				}
+				m.Close()
+			}
+			continue
+		}
+		if _, err := s.Clean(later()); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(d.linked[0], modeCommitted); err == nil {
+			t.Error("the submitter could commit what the cleaner took away")
+		}
+		if got := append(files(t, s, New), files(t, s, Tmp)...); len(got) != 0 {
+			t.Errorf("%q is left", got)
+		}
+	}
+}
+
+func TestCommittedNameInTmpGoesBack(t *testing.T) {
+	s := newSpool(t)
+	name := submit(t, s, Envelope{Recipients: recipients("a@b")}, "x\n")[0]
+	if err := os.Rename(s.file(New, name.String()), s.file(Tmp, name.String())); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Clean(time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	if at, _ := s.Find(name); !reflect.DeepEqual(at, []State{New}) {
+		t.Errorf("it stands in %v, want new", at)
+	}
+}
+
+func TestRecover(t *testing.T) {
+	s := newSpool(t)
+	parent := NewID(time.Now())
+
+	// A child that was not committed, one that was, and one never linked.
+	_, dead := halfSubmission(t, s, DeriveID(parent, 1, Child), "a@b", "c@d")
+	alive := submit(t, s, Envelope{
+		ID: DeriveID(parent, 2, Bounce), Parents: []Parent{{NewName(parent, 2, "x")}}, Recipients: recipients("e@f"),
+	}, "x\n")
+	if _, err := s.Create(&Envelope{ID: DeriveID(parent, 3, Delay), Parents: []Parent{{NewName(parent, 3, "x")}}, Recipients: recipients("g@h")}); err != nil {
+		t.Fatal(err)
+	}
+	// A user's submission under way stays as it is.
+	_, going := halfSubmission(t, s, "", "u@v")
+	// A name in two states, and one with another file under its name.
+	twice := submit(t, s, Envelope{Recipients: recipients("twice@example.org")}, "x\n")[0]
+	if err := os.Link(s.file(New, twice.String()), s.file(Tempfail, twice.String())); err != nil {
+		t.Fatal(err)
+	}
+	other := submit(t, s, Envelope{Recipients: recipients("other@example.org")}, "x\n")[0]
+	if err := os.WriteFile(s.file(Remote, other.String()), []byte("other"), 0o640); err != nil {
+		t.Fatal(err)
+	}
+	// A journal without a message.
+	orphan := NewID(time.Now())
+	if _, err := s.CreateJournal(orphan); err != nil {
+		t.Fatal(err)
+	}
+
+	r, err := s.Recover(time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(r.Children, alive) {
+		t.Errorf("committed children: %v, want %v", r.Children, alive)
+	}
+	for what, tt := range map[string]struct {
+		name Name
+		want []State
+	}{
+		"uncommitted child": {dead[0], nil}, "its other name": {dead[1], nil}, "committed report": {alive[0], []State{New}},
+		"submission under way": {going[0], []State{New}}, "twice": {twice, []State{Tempfail}}, "other": {other, []State{New}},
+	} {
+		if at, _ := s.Find(tt.name); !reflect.DeepEqual(at, tt.want) {
+			t.Errorf("%s stands in %v, want %v", what, at, tt.want)
+		}
+	}
+	if got := files(t, s, Corrupt); len(got) != 1 {
+		t.Errorf("corrupt holds %q, want the other file", got)
+	}
+	if _, err := s.ReadJournal(orphan); !os.IsNotExist(err) {
+		t.Errorf("the orphan's journal: %v, want it gone", err)
+	}
+	if _, err := s.ReadJournal(twice.ID); err != nil {
+		t.Errorf("a message without journal: %v, want one made", err)
+	}
+	if got := files(t, s, Tmp); len(got) != 1 {
+		t.Errorf("tmp holds %q, want the submission under way alone", got)
+	}
+	// A second recovery finds nothing to do.
+	r, err = s.Recover(time.Now())
+	if err != nil || len(r.Done) != 0 {
+		t.Errorf("again: %v, %v; want nothing done", r.Done, err)
+	}
+}
+
+func TestListSeesEachOnce(t *testing.T) {
+	s := newSpool(t)
+	var names []Name
+	for range 300 {
+		names = append(names, submit(t, s, Envelope{Recipients: recipients("a@b")}, "x\n")...)
+	}
+	stop, done := make(chan struct{}), make(chan struct{})
+	go func() { // moves names forward and back while they are listed
+		defer close(done)
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			n := names[i%len(names)]
+			if err := s.Move(n, New, Remote); err != nil && !errors.Is(err, ErrGone) {
+				t.Error(err)
+				return
+			}
+			if i%3 == 0 {
+				if err := s.Move(n, Remote, Tempfail); err != nil && !errors.Is(err, ErrGone) {
+					t.Error(err)
+					return
+				}
+			}
+		}
+	}()
+	for range 20 {
+		list, err := s.List()
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen := make(map[string]bool)
+		for _, p := range list {
+			if seen[p.Name.String()] {
+				t.Fatalf("%s is listed twice", p.Name)
+			}
+			seen[p.Name.String()] = true
+		}
+		if len(seen) != len(names) {
+			t.Fatalf("%d of %d names are listed", len(seen), len(names))
+		}
+	}
+	close(stop)
+	<-done
+}
+
+func TestFlushRequest(t *testing.T) {
+	s := newSpool(t)
+	if s.TakeFlush() {
+		t.Error("a flush that nobody asked for")
+	}
+	if err := s.RequestFlush(); err != nil {
+		t.Fatal(err)
+	}
+	if !s.TakeFlush() || s.TakeFlush() {
+		t.Error("a request is to be taken once")
+	}
+}
+
+func TestRoleLock(t *testing.T) {
+	s := newSpool(t)
+	if running, err := s.ServiceRunning(); running || err != nil {
+		t.Fatal(running, err)
+	}
+	l, err := s.Lock(QueueRole, "drain")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Lock(QueueRole, "service"); !errors.Is(err, ErrLocked) {
+		t.Errorf("a second lock: %v, want ErrLocked", err)
+	}
+	if holder, err := s.Holder(QueueRole); holder != "drain" || err != nil {
+		t.Errorf("held by %q, %v", holder, err)
+	}
+	if n, err := s.Lock(NetRole, "service"); err != nil {
+		t.Errorf("another role: %v", err)
+	} else {
+		n.Close()
+	}
+	l.Close()
+	if running, err := s.ServiceRunning(); running || err != nil {
+		t.Error(running, err)
+	}
+}
+
+func TestFree(t *testing.T) {
+	s := newSpool(t)
+	if err := s.Free(0); err != nil {
+		t.Error(err)
+	}
+	room, err := s.Room()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Free(room.TotalBytes + 1); err == nil {
+		t.Error("more than there is was free")
+	}
+	if !s.ReleaseBallast() || s.ReleaseBallast() {
+		t.Error("the ballast is to be released once")
+	}
+	if err := s.KeepBallast(0); err != nil {
+		t.Fatal(err)
+	}
+	if !s.ReleaseBallast() {
+		t.Error("the ballast was not made again")
+	}
+}
