@@ -44,6 +44,7 @@ func statFileSystem(path string) FileSystem {
 	if f.Type == "ext4" && strings.HasPrefix(mount.source, "/dev/") {
 		if proc := ext4Options(mount.source); proc != "" {
 			f.Warnings = append(f.Warnings, ext4Warnings(proc)...)
+			f.Ordered = strings.Contains(proc, "data=")
 		}
 	}
 	return f
@@ -121,7 +122,7 @@ func ext4Warnings(options string) []string {
 			w = append(w, "the spool's ext4 is mounted with nobarrier: a power cut can lose accepted mail; mount it with barriers")
 		}
 	}
-	if !strings.Contains(options, "data=") {
+	if !strings.Contains(options, "data=") { // every journal has a mode
 		w = append(w, "the spool's ext4 has no journal: a crash can lose accepted mail; turn it on with tune2fs -O has_journal")
 	}
 	return w

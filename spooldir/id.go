@@ -154,6 +154,12 @@ func ParseName(file string) (Name, error) {
 	return Name{ID: id, N: n, file: file}, nil
 }
 
+// Label is what the name says to people: the address, encoded and perhaps cut.
+func (n Name) Label() string {
+	head := len(n.ID) + 1 + len(strconv.Itoa(n.N)) + 1
+	return n.file[min(head, len(n.file)):]
+}
+
 // String is the file name.
 func (n Name) String() string { return n.file }
 

@@ -22,7 +22,7 @@ type Recovery struct {
 //     (their ids show what they are);
 //   - a name that stands in two states stays in the further one; another file
 //     under the same name goes to corrupt;
-//   - every message has a journal, every journal a message.
+//   - every message that has left new has a journal, every journal a message.
 //
 // What the caller has to do itself is to finish the steps of the parents of
 // all Children, before any other step.
@@ -36,11 +36,11 @@ func (s *Spool) Recover(now time.Time) (Recovery, error) {
 	if err != nil {
 		return r, err
 	}
-	ids, err := c.names(&r)
+	ids, underWay, err := c.names(&r)
 	if err != nil {
 		return r, err
 	}
-	if err := c.journals(ids); err != nil {
+	if err := c.journals(ids, underWay); err != nil {
 		return r, err
 	}
 	r.Done = c.done
@@ -48,22 +48,23 @@ func (s *Spool) Recover(now time.Time) (Recovery, error) {
 	return r, nil
 }
 
-// names looks at every name of the spool and returns the ids that have any.
-func (c *cleaner) names(r *Recovery) (map[string]bool, error) {
+// names looks at every name of the spool and returns the ids that have any,
+// and those that have any beyond new.
+func (c *cleaner) names(r *Recovery) (ids, underWay map[string]bool, err error) {
 	s := c.spool
-	ids := make(map[string]bool)
+	ids, underWay = make(map[string]bool), make(map[string]bool)
 	at := make(map[string]State)
 	children := make(map[string]bool)
 	for _, state := range States() {
 		var names []Name
 		if err := s.Scan(state, func(n Name) bool { names = append(names, n); return true }, nil); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		for _, n := range names {
 			if state == New {
 				gone, err := c.uncommittedChild(n)
 				if err != nil {
-					return nil, err
+					return nil, nil, err
 				}
 				if gone {
 					continue
@@ -74,10 +75,11 @@ func (c *cleaner) names(r *Recovery) (map[string]bool, error) {
 				}
 			}
 			ids[n.ID] = true
+			underWay[n.ID] = underWay[n.ID] || state != New
 			if before, twice := at[n.file]; twice {
 				stays, err := c.twice(n, before, state)
 				if err != nil {
-					return nil, err
+					return nil, nil, err
 				}
 				at[n.file] = stays
 				continue
@@ -85,7 +87,7 @@ func (c *cleaner) names(r *Recovery) (map[string]bool, error) {
 			at[n.file] = state
 		}
 	}
-	return ids, nil
+	return ids, underWay, nil
 }
 
 // uncommittedChild removes a name in new of a child or report that was never
@@ -123,11 +125,15 @@ func (c *cleaner) twice(n Name, a, b State) (State, error) {
 	return b, nil
 }
 
-// journals makes missing journals and removes those without a message.
-func (c *cleaner) journals(ids map[string]bool) error {
+// journals makes missing journals of messages that are under way, and removes
+// those without a message.
+func (c *cleaner) journals(ids, underWay map[string]bool) error {
 	s := c.spool
 	var errs []error
-	for id := range ids {
+	for id, is := range underWay {
+		if !is {
+			continue
+		}
 		made, err := s.CreateJournal(id)
 		if err != nil {
 			errs = append(errs, err)

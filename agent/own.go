@@ -1,0 +1,244 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"dma/forward"
+	"dma/internal/address"
+	"dma/internal/passwd"
+	"dma/localwriter"
+	"dma/spooldir"
+)
+
+// Own is the agent of a spool that one uid serves.
+type Own struct {
+	UID      int           // who serves
+	Any      bool          // users come from a file of our own: all are served, as UID
+	MinUID   int           // users below have a mailbox and nothing else
+	Mailbox  string        // MAILBOX of dma.conf
+	Forwards string        // FORWARD of dma.conf
+	Limit    time.Duration // for commands
+	HostName string
+
+	Aliases   *forward.AliasFile
+	AliasUser string // runs commands and writes files of the aliases
+
+	reader forward.Reader
+}
+
+// Serves implements Agent.
+func (a *Own) Serves(u passwd.User) error {
+	if a.Any || u.UID == a.UID {
+		return nil
+	}
+	return fmt.Errorf("mail for %s waits: this spool is served by uid %d alone; start dma-runner as root on a spool of user dma, or name the users in a USERS file", u.Name, a.UID)
+}
+
+// owner is the uid that a user's files have to have.
+func (a *Own) owner(u passwd.User) int {
+	if a.Any {
+		return a.UID
+	}
+	return u.UID
+}
+
+// Forward implements Agent.
+func (a *Own) Forward(ctx context.Context, u passwd.User, detail string) (forward.Result, error) {
+	if err := a.Serves(u); err != nil {
+		return forward.Result{}, err
+	}
+	if !a.Any && u.UID < a.MinUID && u.UID != 0 {
+		return forward.Result{}, nil
+	}
+	return a.reader.Read(ctx, forward.ReadOptions{
+		Paths: forward.Paths(a.Forwards, u.Name, u.Home, detail),
+		Home:  u.Home, UID: a.owner(u),
+	})
+}
+
+// Deliver implements Agent. Jobs for the same place that follow each other
+// share a session, and so a sync.
+func (a *Own) Deliver(ctx context.Context, u passwd.User, jobs []*Job, done func(*Job)) {
+	if err := a.Serves(u); err != nil {
+		for _, j := range jobs {
+			j.Err = err
+			done(j)
+		}
+		return
+	}
+	for len(jobs) > 0 {
+		n := 1
+		for n < len(jobs) && samePlace(jobs[0], jobs[n]) {
+			n++
+		}
+		a.batch(ctx, u, jobs[:n])
+		for _, j := range jobs[:n] {
+			done(j)
+		}
+		jobs = jobs[n:]
+	}
+}
+
+func samePlace(a, b *Job) bool {
+	return a.Kind == b.Kind && a.Kind != spooldir.Command && a.Target == b.Target && a.Source == b.Source && a.Detail == b.Detail
+}
+
+// batch carries out jobs for one place.
+func (a *Own) batch(ctx context.Context, u passwd.User, jobs []*Job) {
+	fail := func(err error) {
+		for _, j := range jobs {
+			j.Err = err
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		fail(err)
+		return
+	}
+	first := jobs[0]
+	if err := a.listed(ctx, u, first); err != nil {
+		fail(err)
+		return
+	}
+	place, err := a.place(u, first)
+	if err != nil {
+		fail(err)
+		return
+	}
+	for _, j := range jobs {
+		j.Place = place.name
+	}
+	if place.command != "" {
+		for _, j := range jobs {
+			j.Err = a.run(ctx, u, place.command, j)
+		}
+		return
+	}
+	session, err := place.open(ctx)
+	if err != nil {
+		fail(err)
+		return
+	}
+	var appended []*Job
+	for _, j := range jobs {
+		if j.Already, j.Err = session.Append(ctx, j.Message); j.Err == nil {
+			appended = append(appended, j)
+		}
+	}
+	if err := session.Commit(); err != nil {
+		for _, j := range appended {
+			j.Err = err
+		}
+	}
+	// What is committed is delivered, whatever closing says.
+	session.Close()
+}
+
+// listed returns nil if the owner of a file or command lists it now.
+func (a *Own) listed(ctx context.Context, u passwd.User, j *Job) error {
+	var kinds []forward.Kind
+	switch {
+	case j.Kind == spooldir.Mailbox:
+		return nil
+	case j.Kind == spooldir.Command:
+		kinds = []forward.Kind{forward.Command}
+	case strings.HasSuffix(j.Target, "/"):
+		kinds = []forward.Kind{forward.Maildir}
+	default:
+		kinds = []forward.Kind{forward.File}
+	}
+	for _, kind := range kinds {
+		var ok bool
+		var err error
+		switch j.Source {
+		case "forward":
+			var r forward.Result
+			if r, err = a.Forward(ctx, u, j.Detail); err == nil {
+				ok = r.Lists(kind, j.Target)
+			}
+		case "aliases":
+			if u.Name != a.AliasUser {
+				return ErrUnlisted
+			}
+			var aliases *forward.Aliases
+			if aliases, _, err = a.Aliases.Current(); err == nil {
+				ok, err = aliases.Lists(ctx, kind, j.Target)
+			}
+		default:
+			err = fmt.Errorf("%q lists nothing", j.Source)
+		}
+		if err != nil {
+			return err
+		}
+		if ok {
+			return nil
+		}
+	}
+	return ErrUnlisted
+}
+
+// place is where a job goes: a session to open, or a command.
+type place struct {
+	name    string
+	command string
+	open    func(ctx context.Context) (localwriter.Session, error)
+}
+
+// place finds out where a job goes.
+func (a *Own) place(u passwd.User, j *Job) (place, error) {
+	switch {
+	case j.Kind == spooldir.Command:
+		return place{name: "|" + j.Target, command: j.Target}, nil
+	case j.Kind == spooldir.File && strings.HasSuffix(j.Target, "/"):
+		return a.maildir(u, j.Target, ""), nil
+	case j.Kind == spooldir.File:
+		return a.mbox(u, j.Target), nil
+	}
+	scheme, rest, _ := strings.Cut(a.Mailbox, ":")
+	switch scheme {
+	case "mbox", "maildir":
+		path := forward.ExpandPath(rest, u.Name, u.Home)
+		if path == "" {
+			return place{}, fmt.Errorf("user %s has no home directory, and MAILBOX %s needs one", u.Name, a.Mailbox)
+		}
+		if scheme == "mbox" {
+			return a.mbox(u, path), nil
+		}
+		return a.maildir(u, path, j.Detail), nil
+	case "pipe":
+		return place{name: "|" + rest, command: rest}, nil
+	}
+	return place{}, fmt.Errorf("MAILBOX %s cannot be written by a local agent", a.Mailbox)
+}
+
+func (a *Own) mbox(u passwd.User, path string) place {
+	return place{name: path, open: func(ctx context.Context) (localwriter.Session, error) {
+		return localwriter.OpenMbox(ctx, localwriter.Mbox{Path: path, UID: a.owner(u)})
+	}}
+}
+
+func (a *Own) maildir(u passwd.User, path, detail string) place {
+	return place{name: path, open: func(ctx context.Context) (localwriter.Session, error) {
+		return localwriter.OpenMaildir(ctx, localwriter.Maildir{Path: path, Folder: detail, UID: a.owner(u), Host: a.HostName})
+	}}
+}
+
+// run gives a message to a command.
+func (a *Own) run(ctx context.Context, u passwd.User, line string, j *Job) error {
+	if !a.Any && u.UID != os.Geteuid() {
+		return errors.New("the command belongs to another user")
+	}
+	local, _, _ := strings.Cut(j.Recipient, "@")
+	if a, err := address.Parse(j.Recipient); err == nil {
+		local = a.Local
+	}
+	cmd := localwriter.Command{Line: line, Dir: u.Home, Limit: a.Limit, Env: localwriter.Environment(localwriter.Variables{
+		User: u.Name, Home: u.Home, Shell: u.Shell, Sender: j.Message.Sender, Recipient: j.Recipient,
+		OriginalRecipient: j.Original, Local: local, Extension: j.Detail, Domain: j.Domain,
+	})}
+	return cmd.Run(ctx, j.Message.Reader(true))
+}

@@ -1,0 +1,83 @@
+package sendmail
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"dma/internal/config"
+	"dma/spooldir"
+)
+
+// spoolDoor is the first door: the spool itself, written by this process.
+type spoolDoor struct {
+	*spooldir.Spool
+	floor config.Space
+}
+
+// openSpool finds out whether this process may make files in the spool before
+// anybody writes a message in vain: where the group of the program file has no
+// effect, it may not.
+func openSpool(c *config.Config) (*spoolDoor, error) {
+	s, err := spooldir.Open(c.SpoolDir)
+	if err != nil {
+		return nil, err
+	}
+	for _, state := range [...]spooldir.State{spooldir.Tmp, spooldir.New} {
+		dir := filepath.Join(s.Path(), string(state))
+		if err := unix.Faccessat(unix.AT_FDCWD, dir, unix.W_OK|unix.X_OK, unix.AT_EACCESS); err != nil {
+			return nil, fmt.Errorf("writing in %s: %w; the spool's owner can, and everybody if dma is installed setgid and may use that", dir, err)
+		}
+	}
+	return &spoolDoor{s, c.MinFree}, nil
+}
+
+func (d *spoolDoor) Free() error {
+	room, err := d.Room()
+	if err != nil {
+		return err
+	}
+	return d.Spool.Free(int64(d.floor.Of(uint64(room.TotalBytes))))
+}
+
+func (d *spoolDoor) Scratch() (Scratch, error) {
+	return openUnnamed(filepath.Join(d.Path(), string(spooldir.Tmp)))
+}
+
+func (d *spoolDoor) Create(e *spooldir.Envelope) (Draft, error) {
+	draft, err := d.Spool.Create(e)
+	if err != nil {
+		return nil, err // not a Draft that is no draft
+	}
+	return draft, nil
+}
+
+// NeedsDrain implements Door. Where another process serves the queue, or may be
+// doing so unseen, there is nothing to start; nor where the caller is neither
+// the spool's owner nor root.
+func (d *spoolDoor) NeedsDrain() bool {
+	if uid := os.Getuid(); uid != 0 && uid != d.Owner() {
+		return false
+	}
+	running, err := d.ServiceRunning()
+	return err == nil && !running
+}
+
+// openUnlinked makes a file in dir and takes its name away. Should the process
+// die between the two, the queue's cleaner knows the name as that of a message
+// that never was committed.
+func openUnlinked(dir string) (*os.File, error) {
+	name := filepath.Join(dir, spooldir.NewID(time.Now()))
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Remove(name); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}

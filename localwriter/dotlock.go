@@ -1,0 +1,160 @@
+package localwriter
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// When somebody else's lock file counts as left over: nothing touched it for
+// staleAfter and the process that it names does not run (or it names none), or
+// nothing touched it for staleAlways, since process ids are used again. A lock
+// file of dma on this host goes with the kernel lock: who holds that one may
+// remove it at once.
+const (
+	staleAfter  = 5 * time.Minute
+	staleAlways = 30 * time.Minute
+	touchEvery  = time.Minute
+)
+
+// A dotlock is FILE.lock, held. The zero dotlock holds nothing.
+type dotlock struct {
+	path    string
+	info    fs.FileInfo
+	touched time.Time
+}
+
+// dotlockMark is what stands in a lock file: the process id in the first line,
+// where other programs look for it, and who made it in the second.
+func dotlockMark(host string) string {
+	return fmt.Sprintf("%d\n%s", os.Getpid(), dotlockOwner(host))
+}
+
+func dotlockOwner(host string) string { return "dma " + printableLine(host, 255) + "\n" }
+
+// takeDotlock makes the lock file of a mailbox. The caller holds the kernel
+// lock. It reports false if somebody else has it; where the directory refuses
+// us, it returns the zero dotlock and true.
+func takeDotlock(mailbox, host string, now time.Time) (dotlock, bool, error) {
+	path := mailbox + ".lock"
+	for range 2 {
+		f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o444)
+		switch {
+		case err == nil:
+			return writeDotlock(f, path, host, now)
+		case errors.Is(err, fs.ErrPermission), errors.Is(err, unix.EROFS), errors.Is(err, unix.ENAMETOOLONG):
+			return dotlock{}, true, nil
+		case !errors.Is(err, fs.ErrExist):
+			return dotlock{}, false, err
+		}
+		stale, err := removeStale(path, host, now)
+		switch {
+		case errors.Is(err, fs.ErrPermission):
+			return dotlock{}, true, nil // left over, and not ours to remove
+		case err != nil || !stale:
+			return dotlock{}, false, err
+		}
+	}
+	return dotlock{}, false, nil
+}
+
+func writeDotlock(f *os.File, path, host string, now time.Time) (dotlock, bool, error) {
+	_, err := f.WriteString(dotlockMark(host))
+	info, statErr := f.Stat()
+	err = errors.Join(err, statErr, f.Close())
+	if err != nil {
+		os.Remove(path)
+		return dotlock{}, false, err
+	}
+	return dotlock{path, info, now}, true, nil
+}
+
+// removeStale removes the lock file if it is left over, and reports whether it
+// did or found it gone.
+func removeStale(path, host string, now time.Time) (bool, error) {
+	before, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	if !isStale(path, before, host, now) {
+		return false, nil
+	}
+	after, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return true, nil
+	}
+	if err != nil || !os.SameFile(before, after) || !after.ModTime().Equal(before.ModTime()) {
+		return false, err
+	}
+	// Not os.Remove, which would try to remove a directory too.
+	if err := unix.Unlink(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if errors.Is(err, unix.EISDIR) {
+			err = fs.ErrPermission
+		}
+		return false, err
+	}
+	return true, nil
+}
+
+func isStale(path string, info fs.FileInfo, host string, now time.Time) bool {
+	age := now.Sub(info.ModTime())
+	pid, ours := 0, false
+	if info.Mode().IsRegular() {
+		pid, ours = readDotlock(path, host)
+	}
+	if ours || age > staleAlways {
+		return true
+	}
+	return age > staleAfter && (pid == 0 || errors.Is(unix.Kill(pid, 0), unix.ESRCH))
+}
+
+// readDotlock returns the process id in a lock file, 0 if there is none, and
+// whether dma made it on this host.
+func readDotlock(path, host string) (pid int, ours bool) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return 0, false
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, 512))
+	if err != nil {
+		return 0, false
+	}
+	first, rest, _ := bytes.Cut(b, []byte("\n"))
+	pid, err = strconv.Atoi(string(bytes.TrimSpace(first)))
+	if err != nil || pid < 0 {
+		pid = 0
+	}
+	return pid, string(rest) == dotlockOwner(host)
+}
+
+// touch keeps others from taking the lock file for left over.
+func (d *dotlock) touch(now time.Time) {
+	if d.path != "" && now.Sub(d.touched) >= touchEvery && os.Chtimes(d.path, now, now) == nil {
+		d.touched = now
+	}
+}
+
+// release removes the lock file if it is still ours.
+func (d *dotlock) release() error {
+	if d.path == "" {
+		return nil
+	}
+	path := d.path
+	d.path = ""
+	info, err := os.Lstat(path)
+	if err != nil || !os.SameFile(info, d.info) {
+		return nil // somebody took it for left over
+	}
+	return os.Remove(path)
+}

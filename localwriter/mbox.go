@@ -1,0 +1,269 @@
+package localwriter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Mbox names an mbox file and how to open it.
+type Mbox struct {
+	// Path is the file. It has to be a regular file with one link, not reached
+	// by a symbolic link as its last element, owned by UID. It is made with mode
+	// 0600 if it does not exist.
+	Path string
+
+	// UID is who has to own the mailbox.
+	UID int
+
+	// GID is the group to give to a mailbox that is made, if greater than 0;
+	// otherwise the kernel chooses it.
+	GID int
+
+	// File is the mailbox, already opened for reading and appending, for a
+	// process that may not open it itself. The session closes it.
+	File *os.File
+
+	// LockWait is how long to wait for locks; 30 seconds if 0.
+	LockWait time.Duration
+
+	// Flock takes a flock(2) lock too, where other programs rely on it.
+	Flock bool
+
+	sys *system
+}
+
+// OpenMbox opens and locks a mailbox. It stays locked until Close, so sessions
+// are to be short: readers wait meanwhile.
+func OpenMbox(ctx context.Context, box Mbox) (Session, error) {
+	if box.sys == nil {
+		box.sys = realSystem()
+	}
+	if box.LockWait <= 0 {
+		box.LockWait = 30 * time.Second
+	}
+	if !filepath.IsAbs(box.Path) {
+		return nil, failure("open", box.Path, fmt.Errorf("%w: path is not absolute", errUnsafe))
+	}
+	l, err := box.acquire(ctx)
+	if err != nil {
+		if box.File != nil {
+			box.File.Close()
+		}
+		return nil, failure("open", box.Path, err)
+	}
+	s := &mboxSession{box: box, sys: box.sys, lockedFile: *l, buf: make([]byte, 0, mboxBuffer)}
+	if err := s.start(); err != nil {
+		s.release()
+		return nil, failure("open", box.Path, err)
+	}
+	return s, nil
+}
+
+// A lockedFile is an open mailbox with all its locks.
+type lockedFile struct {
+	f       *os.File
+	created bool
+	flocked bool
+	dot     dotlock
+	process func() // gives back what lockProcess took
+}
+
+// acquire opens the mailbox and takes all locks. It holds none while it waits,
+// and opens the file anew each time, since who held the lock may have put
+// another file in its place.
+func (box Mbox) acquire(ctx context.Context) (*lockedFile, error) {
+	host, _ := os.Hostname()
+	deadline := box.sys.now().Add(box.LockWait)
+	for n := 0; ; n++ {
+		l, holder, err := box.try(host)
+		if l != nil || err != nil {
+			return l, err
+		}
+		if !box.sys.now().Before(deadline) {
+			return nil, fmt.Errorf("%w: waited %v for %s", errLocked, box.LockWait, holder)
+		}
+		if err := box.sys.sleep(ctx, backoff(n)); err != nil {
+			return nil, fmt.Errorf("%w: waiting for %s: %w", errLocked, holder, err)
+		}
+	}
+}
+
+// try makes one attempt. Without a lock and without an error, it says who is in
+// the way.
+func (box Mbox) try(host string) (_ *lockedFile, holder string, err error) {
+	process, ok := lockProcess(box.Path)
+	if !ok {
+		return nil, "another delivery of this process", nil
+	}
+	l := &lockedFile{process: process}
+	defer func() {
+		if l.process == nil {
+			return // handed out
+		}
+		l.unlock()
+		if l.f != nil && box.File == nil {
+			l.f.Close()
+		}
+		process()
+	}()
+
+	l.f, l.created, err = box.open()
+	if errors.Is(err, errMoved) {
+		return nil, "the file to stay in its place", nil
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	if ok, err := lockFile(l.f); err != nil || !ok {
+		return nil, "a kernel lock (fcntl)", wrap("fcntl lock", err)
+	}
+	if box.Flock {
+		err := unix.Flock(int(l.f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, "a kernel lock (flock)", nil
+		}
+		if err != nil {
+			return nil, "", wrap("flock", err)
+		}
+		l.flocked = true
+	}
+	l.dot, ok, err = takeDotlock(box.Path, host, box.sys.now())
+	if err != nil || !ok {
+		return nil, box.Path + ".lock", err
+	}
+	// A reader may have replaced the file before it let go of the locks.
+	if err := box.verify(l.f); errors.Is(err, errMoved) {
+		return nil, "the file to stay in its place", nil
+	} else if err != nil {
+		return nil, "", err
+	}
+	out := *l
+	l.process = nil
+	return &out, "", nil
+}
+
+func wrap(what string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
+
+// unlock gives back all locks but that within the process.
+func (l *lockedFile) unlock() error {
+	err := l.dot.release()
+	if l.f == nil {
+		return err
+	}
+	if l.flocked {
+		err = errors.Join(err, unix.Flock(int(l.f.Fd()), unix.LOCK_UN))
+	}
+	return errors.Join(err, unlockFile(l.f))
+}
+
+// release gives back all locks and closes the file.
+func (l *lockedFile) release() error {
+	err := errors.Join(l.unlock(), l.f.Close())
+	l.process()
+	return err
+}
+
+// errMoved tells that the path names another file than the one that is open.
+var errMoved = errors.New("mailbox was replaced")
+
+// open opens the mailbox, or makes it.
+func (box Mbox) open() (_ *os.File, created bool, err error) {
+	if box.File != nil {
+		return box.File, false, box.verify(box.File)
+	}
+	// Opening a device or a FIFO can have effects, so it is looked at before.
+	info, err := os.Lstat(box.Path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return box.create()
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	if err := box.checkInfo(info); err != nil {
+		return nil, false, err
+	}
+	f, err := os.OpenFile(box.Path, os.O_RDWR|os.O_APPEND|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, false, errMoved
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	if err := box.verify(f); err != nil {
+		f.Close()
+		return nil, false, err
+	}
+	return f, false, nil
+}
+
+func (box Mbox) create() (_ *os.File, created bool, err error) {
+	f, err := os.OpenFile(box.Path, os.O_RDWR|os.O_APPEND|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return nil, false, errMoved
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	if os.Geteuid() == 0 && box.UID != 0 {
+		err = f.Chown(box.UID, -1)
+	}
+	if err == nil && box.GID > 0 {
+		err = f.Chown(-1, box.GID)
+	}
+	if err != nil {
+		f.Close()
+		return nil, false, err
+	}
+	return f, true, nil
+}
+
+// verify checks that f is a mailbox as it should be and stands at Path.
+func (box Mbox) verify(f *os.File) error {
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	at, err := os.Lstat(box.Path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return errMoved
+	}
+	if err != nil {
+		return err
+	}
+	if at.Mode()&fs.ModeSymlink != 0 {
+		return box.checkInfo(at)
+	}
+	if !os.SameFile(info, at) {
+		return errMoved
+	}
+	return box.checkInfo(info)
+}
+
+// checkInfo refuses what is not a mailbox of UID.
+func (box Mbox) checkInfo(info fs.FileInfo) error {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	switch {
+	case info.Mode()&fs.ModeSymlink != 0:
+		return fmt.Errorf("%w: it is a symbolic link", errUnsafe)
+	case !info.Mode().IsRegular() || !ok:
+		return fmt.Errorf("%w: it is not a regular file (%v)", errUnsafe, info.Mode().Type())
+	case int(st.Uid) != box.UID:
+		return fmt.Errorf("%w: it belongs to uid %d instead of %d", errUnsafe, st.Uid, box.UID)
+	case st.Nlink != 1:
+		return fmt.Errorf("%w: it has %d hard links", errUnsafe, st.Nlink)
+	}
+	return nil
+}

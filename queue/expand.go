@@ -1,0 +1,255 @@
+package queue
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+
+	"dma/forward"
+	"dma/internal/address"
+	"dma/internal/dsn"
+	"dma/spooldir"
+)
+
+// expansion is what takes the place of a recipient.
+type expansion struct {
+	targets []forward.Target
+	sender  string // of the child
+	list    bool   // the sender is the owner of a list
+	source  string // "aliases" or "forward": who lists files and commands
+	user    string // as whom files are written and commands run
+	reason  string
+}
+
+// expand puts a child message in the place of recipient n of m, which stands
+// in from: the child is committed, and holds its own lock, before the parent
+// goes to sent. A kill in between leaves both, and whoever takes the child up
+// finishes the parent's step first.
+func (q *Queue) expand(m *spooldir.Message, n int, from spooldir.State, x expansion) error {
+	env, keep := q.childEnvelope(m, n, x)
+	if len(env.Recipients) == 0 { // all targets are /dev/null
+		return q.settle(m, from, []result{{n: n, to: spooldir.Sent, status: "2.0.0", reply: x.reason + ": discarded", relay: "local"}})
+	}
+	if !keep {
+		env.Return, env.EnvelopeID = "", ""
+	}
+	head := "Delivered-To: " + q.deliveryAddress(&m.Recipients[n-1]) + "\n"
+	draft, err := q.write(env, head, m.Content())
+	if err != nil {
+		return err
+	}
+	defer draft.Close()
+	return q.replaced(m, n, from, env, x.reason)
+}
+
+// replaced finishes the step of recipient n, in whose place the committed
+// child env stands.
+func (q *Queue) replaced(m *spooldir.Message, n int, from spooldir.State, env *spooldir.Envelope, reason string) error {
+	parent := m.Name(n)
+	e := spooldir.Entry{
+		Time: q.clock.Now(), Event: spooldir.Expanded, Recipients: []int{n},
+		Status: "2.0.0", Relay: "forward", Reply: fmt.Sprintf("%s: child %s", reason, env.ID),
+	}
+	q.log.Expanded(m.ID, n, m.Recipients[n-1].Address, env.ID, len(env.Recipients))
+	q.logAttempt(m, &e, n)
+	if err := q.spool.AppendJournal(m.ID, false, e); err != nil {
+		q.trouble(from, parent, err)
+	}
+	err := q.mover.Move(parent, from, spooldir.Sent, reason)
+	if err != nil && !errors.Is(err, spooldir.ErrGone) {
+		return err
+	}
+	if !q.spool.FileSystem().Ordered {
+		if err := q.spool.Sync(spooldir.Sent, parent); err != nil {
+			return err
+		}
+	}
+	q.bell(spooldir.New).Ring(env.Name(1))
+	return nil
+}
+
+// withoutFirst returns the content of a message without its first line if that
+// is line.
+func withoutFirst(m *spooldir.Message, line string) (io.Reader, error) {
+	got := make([]byte, len(line))
+	n, err := m.ReadAt(got, 0)
+	if err != nil && err != io.EOF {
+		return nil, err
+	}
+	content := m.Content()
+	if string(got[:n]) == line {
+		if _, err := content.Seek(int64(n), io.SeekStart); err != nil {
+			return nil, err
+		}
+	}
+	return content, nil
+}
+
+// write commits a message of dma's own and returns the draft, which holds the
+// lock of the message until it is closed.
+func (q *Queue) write(env *spooldir.Envelope, head string, content io.Reader) (*spooldir.Draft, error) {
+	d, err := q.spool.Create(env)
+	if errors.Is(err, fs.ErrExist) {
+		// What an earlier attempt of this process could not take back: nobody
+		// else makes files under this id.
+		if err := os.Remove(q.spool.Path() + "/" + string(spooldir.Tmp) + "/" + env.ID); err != nil {
+			return nil, err
+		}
+		d, err = q.spool.Create(env)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := d.Hold(); err != nil {
+		d.Abort()
+		return nil, err
+	}
+	if _, err := io.WriteString(d, head); err != nil {
+		d.Abort()
+		return nil, err
+	}
+	if _, err := io.CopyBuffer(struct{ io.Writer }{d}, content, make([]byte, 128<<10)); err != nil {
+		d.Abort()
+		return nil, err
+	}
+	if err := d.Commit(); err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+// childEnvelope makes the envelope of a child. Targets that are the same
+// collapse; keep reports whether RET and ENVID go along (RFC 3461 5.2.7).
+func (q *Queue) childEnvelope(m *spooldir.Message, n int, x expansion) (env *spooldir.Envelope, keep bool) {
+	r := &m.Recipients[n-1]
+	env = &spooldir.Envelope{
+		ID:      spooldir.DeriveID(m.ID, n, spooldir.Child),
+		Arrival: m.Arrival, Sender: x.sender, UID: m.UID,
+		EightBit: m.EightBit, UTF8: m.UTF8, Return: m.Return, EnvelopeID: m.EnvelopeID,
+		Depth:   m.Depth + 1,
+		Parents: []spooldir.Parent{{Name: m.Name(n)}},
+	}
+	how := dsn.Alias
+	if x.list {
+		how = dsn.List
+	} else if len(x.targets) == 1 {
+		how = dsn.Forward
+	}
+	notify, _ := dsn.ParseNotify(r.Notify)
+	child, keep, _ := notify.Expand(how)
+
+	seen := make(map[spooldir.Recipient]bool)
+	for _, t := range x.targets {
+		c, ok := childRecipient(t, q.deliveryAddress(r), x)
+		if !ok {
+			continue
+		}
+		c.Original = r.Original
+		if c.Original == "" {
+			c.Original = r.Address
+		}
+		if child != 0 {
+			c.Notify = child.String()
+		}
+		if keep {
+			c.ORCPT = r.ORCPT
+		}
+		if !seen[c] {
+			seen[c] = true
+			env.Recipients = append(env.Recipients, c)
+		}
+	}
+	return env, keep
+}
+
+// deliveryAddress is the address under which a recipient is delivered to: for
+// a local user whom an alias named it is the user's own.
+func (q *Queue) deliveryAddress(r *spooldir.Recipient) string {
+	if r.Kind != spooldir.LocalUser {
+		return q.qualify(r.Address)
+	}
+	local := r.User
+	if r.Detail != "" {
+		local += "+" + r.Detail
+	}
+	return address.Address{Local: local, Domain: q.config.HostName}.String()
+}
+
+// childRecipient turns a target into a recipient; /dev/null is none.
+func childRecipient(t forward.Target, addr string, x expansion) (spooldir.Recipient, bool) {
+	switch t.Kind {
+	case forward.Address:
+		return spooldir.Recipient{Kind: spooldir.Address, Address: t.Value}, true
+	case forward.User:
+		return spooldir.Recipient{Kind: spooldir.LocalUser, Address: addr, User: t.Value, Detail: t.Detail}, true
+	case forward.Mailbox:
+		return spooldir.Recipient{Kind: spooldir.Mailbox, Address: addr, User: t.Value, Detail: t.Detail}, true
+	case forward.File, forward.Maildir:
+		return spooldir.Recipient{Kind: spooldir.File, Address: addr, User: x.user, Target: t.Value, Source: x.source}, true
+	case forward.Command:
+		return spooldir.Recipient{Kind: spooldir.Command, Address: addr, User: x.user, Target: t.Value, Source: x.source}, true
+	}
+	return spooldir.Recipient{}, false
+}
+
+// finishParents finishes the steps of the parents of a message that dma itself
+// made: as long as a parent's name stands where it stood, this message must
+// not leave new. It is a no-op for messages that users submitted.
+func (q *Queue) finishParents(m *spooldir.Message) error {
+	if m.Kind() == spooldir.Submitted || m.Kind() == spooldir.Delay {
+		return nil
+	}
+	for _, p := range m.Parents {
+		at, err := q.spool.Find(p.Name)
+		if err != nil {
+			return err
+		}
+		for _, state := range at {
+			if err := q.finishParent(m, p.Name, state); err != nil && !errors.Is(err, spooldir.ErrGone) {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (q *Queue) finishParent(m *spooldir.Message, parent spooldir.Name, state spooldir.State) error {
+	reason := fmt.Sprintf("%s %s is committed", m.Kind(), m.ID)
+	switch m.Kind() {
+	case spooldir.Child:
+		if !state.Waiting() {
+			return nil
+		}
+		if err := q.mover.Move(parent, state, spooldir.Sent, reason); err != nil {
+			return err
+		}
+		if !q.spool.FileSystem().Ordered {
+			return q.spool.Sync(spooldir.Sent, parent)
+		}
+	case spooldir.Bounce:
+		if state != spooldir.Sent {
+			return q.releaseLast(parent, state, reason)
+		}
+	case spooldir.Success:
+		if state == spooldir.Sent {
+			return q.releaseLast(parent, state, reason)
+		}
+	}
+	return nil
+}
+
+// releaseLast removes a name, and the journal if it was the last of its
+// message.
+func (q *Queue) releaseLast(name spooldir.Name, state spooldir.State, reason string) error {
+	m, err := q.spool.Open(state, name)
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	if err := q.release(name, state, reason); err != nil {
+		return err
+	}
+	return q.last(m)
+}

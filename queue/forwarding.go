@@ -1,0 +1,134 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"dma/forward"
+	"dma/internal/passwd"
+	"dma/spooldir"
+)
+
+// handleForwarding lines the recipients of a message up by user: one user's
+// trouble with a .forward delays no one else.
+func (q *Queue) handleForwarding(ctx context.Context, name spooldir.Name) (time.Time, error) {
+	return time.Time{}, q.lineUp(ctx, spooldir.Forwarding, name, q.forwarding.Add)
+}
+
+// lineUp adds the recipients of a message that stand in state to the lanes of
+// their users.
+func (q *Queue) lineUp(ctx context.Context, state spooldir.State, name spooldir.Name, add func(key string, id any, item spooldir.Name)) error {
+	m, numbers, err := q.take(ctx, state, name)
+	if m == nil {
+		return err
+	}
+	defer m.Close()
+	if numbers, err = q.delivered(m, state, numbers); err != nil {
+		return err
+	}
+	var results []result
+	for _, n := range numbers {
+		u, _, err := q.localUser(ctx, &m.Recipients[n-1])
+		switch {
+		case errors.Is(err, passwd.ErrUnknown):
+			// It was there when the recipient was routed.
+			results = append(results, result{n: n, to: spooldir.Permfail, status: "5.1.1", reply: err.Error(), relay: "local"})
+		case err != nil:
+			results = append(results, result{n: n, to: spooldir.Tempfail, status: "4.3.0", reply: fmt.Sprintf("cannot look up the user: %v", err), relay: "local"})
+		default:
+			if err := q.agent.Serves(u); err != nil {
+				results = append(results, result{n: n, to: spooldir.Tempfail, status: "4.3.5", reply: err.Error(), relay: "local"})
+				continue
+			}
+			file := m.Name(n)
+			add(u.Name, file.String(), file)
+		}
+	}
+	return q.settle(m, state, results)
+}
+
+// runForwarding reads a user's .forward once for a batch of recipients, and
+// moves each on: to its mailbox, or into a child.
+func (q *Queue) runForwarding(ctx context.Context, user string, names []spooldir.Name) {
+	u, err := q.users.Lookup(ctx, user)
+	if err != nil {
+		q.trouble(spooldir.Forwarding, names[0], err)
+		return // a later scan finds them again
+	}
+	type answer struct {
+		result forward.Result
+		err    error
+	}
+	answers := make(map[string]answer) // by detail
+	for _, name := range names {
+		if ctx.Err() != nil {
+			return
+		}
+		err := q.forwardOne(ctx, u, name, func(detail string) (forward.Result, error) {
+			a, ok := answers[detail]
+			if !ok {
+				a.result, a.err = q.agent.Forward(ctx, u, detail)
+				answers[detail] = a
+				if a.err != nil && ctx.Err() == nil {
+					q.log.ForwardTrouble(u.Name, a.result.Path, a.err.Error())
+				}
+			}
+			return a.result, a.err
+		})
+		if err != nil && ctx.Err() == nil {
+			q.trouble(spooldir.Forwarding, name, err)
+			q.pause(spooldir.Forwarding, name)
+		}
+	}
+}
+
+// forwardOne moves one recipient on.
+func (q *Queue) forwardOne(ctx context.Context, u passwd.User, name spooldir.Name, read func(detail string) (forward.Result, error)) error {
+	m, err := q.open(ctx, spooldir.Forwarding, name)
+	if m == nil {
+		return err
+	}
+	defer m.Close()
+	if err := m.Lock(ctx); err != nil {
+		return err
+	}
+	r := &m.Recipients[name.N-1]
+	_, detail, err := q.localUser(ctx, r)
+	if err != nil {
+		return err
+	}
+	found, err := read(detail)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err != nil {
+		return q.settle(m, spooldir.Forwarding, []result{{n: name.N, to: spooldir.Tempfail, status: "4.3.5", reply: err.Error(), relay: "local"}})
+	}
+	if !found.Forwards() {
+		to := spooldir.Local
+		if q.config.LMTP {
+			to = spooldir.Remote
+		}
+		return q.settle(m, spooldir.Forwarding, []result{{n: name.N, to: to}})
+	}
+	targets := forward.KeepOwn(found.Targets, u.Name, q.isLocal)
+	return q.expand(m, name.N, spooldir.Forwarding, expansion{
+		targets: targets, sender: m.Sender, source: "forward", user: u.Name,
+		reason: fmt.Sprintf("%s of %s", found.Path, u.Name),
+	})
+}
+
+// pause makes a worker look at a name again after trouble of the machine.
+func (q *Queue) pause(state spooldir.State, name spooldir.Name) {
+	timer, stop := q.clock.After(30 * time.Second)
+	go func() {
+		defer stop()
+		select {
+		case <-timer:
+			q.bell(state).Ring(name)
+		case <-q.stopping:
+		}
+	}()
+}

@@ -1,0 +1,165 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sort"
+	"strings"
+	"time"
+
+	"dma/agent"
+	"dma/internal/address"
+	"dma/localwriter"
+	"dma/spooldir"
+)
+
+// handleLocal lines the recipients of a message up by user.
+func (q *Queue) handleLocal(ctx context.Context, name spooldir.Name) (time.Time, error) {
+	return time.Time{}, q.lineUp(ctx, spooldir.Local, name, q.local.Add)
+}
+
+// runLocal has a batch of recipients of one user delivered.
+func (q *Queue) runLocal(ctx context.Context, user string, names []spooldir.Name) {
+	u, err := q.users.Lookup(ctx, user)
+	if err != nil {
+		q.trouble(spooldir.Local, names[0], err)
+		return // a later scan finds them again
+	}
+	var jobs []*agent.Job
+	var messages []*spooldir.Message
+	defer func() {
+		for _, m := range messages {
+			m.Close()
+		}
+	}()
+	for _, name := range names {
+		m, err := q.open(ctx, spooldir.Local, name)
+		if err != nil {
+			q.trouble(spooldir.Local, name, err)
+			q.pause(spooldir.Local, name)
+		}
+		if m == nil {
+			continue
+		}
+		job, err := q.job(ctx, m, name.N)
+		if err != nil {
+			q.trouble(spooldir.Local, name, err)
+			q.pause(spooldir.Local, name)
+			m.Close()
+			continue
+		}
+		jobs, messages = append(jobs, job), append(messages, m)
+	}
+	// What may have been cut off comes first: a torn end of a mailbox can be
+	// mended only while nothing stands behind it.
+	sort.SliceStable(jobs, func(i, j int) bool { return jobs[i].Message.Suspect && !jobs[j].Message.Suspect })
+	next := 0
+	q.agent.Deliver(ctx, u, jobs, func(job *agent.Job) {
+		// In the order of jobs, each as soon as it is decided: a command that
+		// takes long must not keep back what is known about the others.
+		next++
+		m := job.Message.Content.(*spooldir.Message)
+		if ctx.Err() != nil && errors.Is(job.Err, ctx.Err()) {
+			return // cut off by the end of the process: it stays where it is
+		}
+		if err := q.finishLocal(m, job); err != nil {
+			q.trouble(spooldir.Local, m.Name(job.Message.Recipient), err)
+			q.pause(spooldir.Local, m.Name(job.Message.Recipient))
+		}
+	})
+	if next != len(jobs) {
+		q.trouble(spooldir.Local, names[0], fmt.Errorf("the agent of %s answered for %d of %d recipients", u.Name, next, len(jobs)))
+	}
+}
+
+// job makes the order to deliver recipient n.
+func (q *Queue) job(ctx context.Context, m *spooldir.Message, n int) (*agent.Job, error) {
+	r := &m.Recipients[n-1]
+	_, detail, err := q.localUser(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	var head strings.Builder
+	fmt.Fprintf(&head, "Return-Path: <%s>\n", m.Sender)
+	recipient := q.deliveryAddress(r)
+	if r.Kind == spooldir.Address || r.Kind == spooldir.LocalUser {
+		// The others have it from their expansion already.
+		fmt.Fprintf(&head, "Delivered-To: %s\n", recipient)
+	}
+	original := recipient
+	if r.Original != "" {
+		original = q.qualify(r.Original)
+	}
+	job := &agent.Job{
+		Kind: r.Kind, Target: r.Target, Source: r.Source,
+		Recipient: recipient, Original: original, Detail: detail,
+		Message: localwriter.Message{
+			ID: m.ID, Recipient: n, Sender: m.Sender, Arrival: m.Arrival,
+			Header: []byte(head.String()), Content: m, Size: m.ContentLength,
+			Suspect: !q.isFresh(m.ID),
+		},
+	}
+	if r.Kind == spooldir.Address || r.Kind == spooldir.LocalUser {
+		job.Kind = spooldir.Mailbox
+	}
+	if a, err := address.Parse(recipient); err == nil {
+		job.Domain = a.Domain
+	}
+	return job, nil
+}
+
+// finishLocal records what came of a delivery.
+func (q *Queue) finishLocal(m *spooldir.Message, job *agent.Job) error {
+	n := job.Message.Recipient
+	r := result{n: n, relay: "local"}
+	var trouble *localwriter.Error
+	switch {
+	case job.Err == nil:
+		r.to, r.status, r.reply = spooldir.Sent, "2.0.0", job.Place
+		if job.Already {
+			r.reply += " (it was there already)"
+		}
+	case errors.Is(job.Err, agent.ErrUnlisted):
+		return q.expandAgain(m, n, job)
+	case errors.As(job.Err, &trouble) && trouble.Permanent:
+		r.to, r.status, r.reply = spooldir.Permfail, trouble.Status, job.Err.Error()
+	default:
+		r.to, r.status, r.reply = spooldir.Tempfail, "4.3.0", job.Err.Error()
+		q.doubt(m.ID) // some of it may be there
+		if trouble != nil && trouble.Status != "" {
+			r.status = trouble.Status
+		}
+	}
+	return q.settle(m, spooldir.Local, []result{r})
+}
+
+// expandAgain answers that the owner of a file or command no longer lists it:
+// what the owner lists now gets the message.
+func (q *Queue) expandAgain(m *spooldir.Message, n int, job *agent.Job) error {
+	r := &m.Recipients[n-1]
+	reason := fmt.Sprintf("%s no longer lists %s", r.User, r.Target)
+	again := spooldir.Recipient{Kind: spooldir.LocalUser, Address: r.Address, User: r.User, Original: r.Original, Notify: r.Notify, ORCPT: r.ORCPT}
+	if r.Source == "aliases" {
+		again.Kind, again.User = spooldir.Address, ""
+	}
+	env := &spooldir.Envelope{
+		ID:      spooldir.DeriveID(m.ID, n, spooldir.Child),
+		Arrival: m.Arrival, Sender: m.Sender, UID: m.UID,
+		EightBit: m.EightBit, UTF8: m.UTF8, Return: m.Return, EnvelopeID: m.EnvelopeID,
+		Depth: m.Depth + 1, Parents: []spooldir.Parent{{Name: m.Name(n)}},
+		Recipients: []spooldir.Recipient{again},
+	}
+	// Without the Delivered-To of the expansion that is taken back: it would
+	// look like a loop.
+	content, err := withoutFirst(m, "Delivered-To: "+q.qualify(r.Address)+"\n")
+	if err != nil {
+		return err
+	}
+	draft, err := q.write(env, "", content)
+	if err != nil {
+		return err
+	}
+	defer draft.Close()
+	return q.replaced(m, n, spooldir.Local, env, reason)
+}

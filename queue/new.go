@@ -1,0 +1,214 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"dma/forward"
+	"dma/internal/address"
+	"dma/internal/passwd"
+	"dma/spooldir"
+)
+
+// The bounds of loops.
+const (
+	maxHops  = 50 // Received fields
+	maxDepth = 20 // expansions of expansions
+)
+
+// handleNew decides where the recipients of a message go: another state, or a
+// child message in their place.
+func (q *Queue) handleNew(ctx context.Context, name spooldir.Name) (time.Time, error) {
+	m, numbers, err := q.take(ctx, spooldir.New, name)
+	if m == nil {
+		return time.Time{}, err
+	}
+	defer m.Close()
+
+	var corrupt *spooldir.CorruptError
+	if err := m.Verify(); errors.As(err, &corrupt) {
+		for _, n := range numbers {
+			q.quarantine(spooldir.New, m.Name(n).String(), corrupt.Reason)
+		}
+		return time.Time{}, nil
+	} else if err != nil {
+		return time.Time{}, err
+	}
+	if err := q.finishParents(m); err != nil {
+		return time.Time{}, err
+	}
+	made, err := q.spool.CreateJournal(m.ID)
+	if err != nil {
+		return time.Time{}, err
+	}
+	if made {
+		q.mu.Lock()
+		q.fresh[m.ID] = true
+		q.mu.Unlock()
+		q.log.Queued(m.ID, m.Sender, m.ContentLength, len(m.Recipients))
+		e := spooldir.Entry{Time: q.clock.Now(), Event: spooldir.Queued}
+		if err := q.spool.AppendJournal(m.ID, false, e); err != nil {
+			q.trouble(spooldir.New, name, err)
+		}
+	} else if numbers, err = q.delivered(m, spooldir.New, numbers); err != nil {
+		return time.Time{}, err
+	}
+
+	trace, err := readTrace(m.Content())
+	if err != nil {
+		return time.Time{}, err
+	}
+	var results []result
+	for _, n := range numbers {
+		if err := ctx.Err(); err != nil {
+			return time.Time{}, err
+		}
+		r, err := q.route(ctx, m, n, trace)
+		if err != nil {
+			return time.Time{}, err
+		}
+		if r != nil {
+			results = append(results, *r)
+		}
+	}
+	return time.Time{}, q.settle(m, spooldir.New, results)
+}
+
+// route decides about recipient n. A nil result means that a child has taken
+// its place.
+func (q *Queue) route(ctx context.Context, m *spooldir.Message, n int, trace trace) (*result, error) {
+	to := func(state spooldir.State) (*result, error) { return &result{n: n, to: state}, nil }
+	permfail := func(status, format string, args ...any) (*result, error) {
+		return &result{n: n, to: spooldir.Permfail, status: status, reply: fmt.Sprintf(format, args...), relay: "none"}, nil
+	}
+	tempfail := func(status, format string, args ...any) (*result, error) {
+		return &result{n: n, to: spooldir.Tempfail, status: status, reply: fmt.Sprintf(format, args...), relay: "none"}, nil
+	}
+
+	r := &m.Recipients[n-1]
+	if trace.received > maxHops {
+		return permfail("5.4.6", "mail loop: the message has %d Received fields, and more than %d are taken for a loop", trace.received, maxHops)
+	}
+	if m.Depth > maxDepth {
+		return permfail("5.4.6", "mail loop: the message comes from %d expansions by aliases and .forward files", m.Depth)
+	}
+	switch r.Kind {
+	case spooldir.File, spooldir.Command:
+		return to(spooldir.Local)
+	case spooldir.LocalUser, spooldir.Mailbox:
+		_, err := q.users.Lookup(ctx, r.User)
+		switch {
+		case errors.Is(err, passwd.ErrUnknown):
+			return permfail("5.1.1", "no such user: %s", r.User)
+		case err != nil:
+			return tempfail("4.3.0", "cannot look up user %s: %v", r.User, err)
+		case r.Kind == spooldir.LocalUser:
+			// An alias may name the user of its own name: then the field comes
+			// from that very expansion.
+			if addr := q.deliveryAddress(r); !q.sameAddress(addr, r.Address) && trace.deliveredTo(addr, q.sameAddress) {
+				return permfail("5.4.6", "mail loop: the message was delivered to %s before", addr)
+			}
+			return to(spooldir.Forwarding)
+		case q.config.LMTP:
+			return to(spooldir.Remote)
+		}
+		return to(spooldir.Local)
+	}
+
+	a, err := address.Parse(r.Address)
+	if err != nil {
+		return permfail("5.1.3", "bad address: %v", err)
+	}
+	local, here := q.isLocal(a)
+	if !here {
+		if err := q.config.Relay(); err != nil {
+			return tempfail("4.3.5", "%v", err)
+		}
+		return to(spooldir.Remote)
+	}
+	if trace.deliveredTo(r.Address, q.sameAddress) {
+		return permfail("5.4.6", "mail loop: the message was delivered to %s before", r.Address)
+	}
+	return q.routeLocal(ctx, m, n, local, to, permfail, tempfail)
+}
+
+type decide func(spooldir.State) (*result, error)
+type refuse func(status, format string, args ...any) (*result, error)
+
+// routeLocal applies the aliases to a local name.
+func (q *Queue) routeLocal(ctx context.Context, m *spooldir.Message, n int, local string, to decide, permfail, tempfail refuse) (*result, error) {
+	aliases, problems, err := q.aliases.Current()
+	for _, p := range problems {
+		q.log.AliasProblem(p.File, p.Line, p.Text)
+	}
+	if err != nil {
+		return tempfail("4.3.5", "cannot read the aliases: %v", err)
+	}
+	host := forward.Host{
+		IsUser: func(name string) (bool, error) {
+			_, err := q.users.Lookup(ctx, name)
+			if errors.Is(err, passwd.ErrUnknown) {
+				return false, nil
+			}
+			return err == nil, err
+		},
+		IsLocal: q.isLocal,
+	}
+	x, err := aliases.Expand(ctx, local, host)
+	switch {
+	case errors.Is(err, forward.ErrNoUser):
+		return permfail("5.1.1", "no such user: %s", local)
+	case err != nil:
+		return tempfail("4.3.5", "%v", err)
+	}
+	if len(x.Trail) == 0 && len(x.Targets) == 1 && x.Targets[0].Kind == forward.User {
+		return to(spooldir.Forwarding) // no alias: the plain case
+	}
+	sender := m.Sender
+	if x.Owner != "" && sender != "" {
+		sender = q.qualify(x.Owner)
+	}
+	return nil, q.expand(m, n, spooldir.New, expansion{
+		targets: x.Targets, sender: sender, list: x.Owner != "",
+		source: "aliases", user: q.config.AliasUser,
+		reason: "alias " + strings.Join(x.Trail, " -> "),
+	})
+}
+
+// localUser finds the user that a recipient in forwarding or local belongs to.
+func (q *Queue) localUser(ctx context.Context, r *spooldir.Recipient) (passwd.User, string, error) {
+	if r.Kind != spooldir.Address {
+		u, err := q.users.Lookup(ctx, r.User)
+		return u, r.Detail, err
+	}
+	a, err := address.Parse(r.Address)
+	if err != nil {
+		return passwd.User{}, "", err
+	}
+	names := []string{a.Local}
+	if lower := strings.ToLower(a.Local); lower != a.Local {
+		names = append(names, lower)
+	}
+	switch strings.ToLower(a.Local) {
+	case "postmaster", "mailer-daemon":
+		names = append(names, "root")
+	}
+	for _, name := range names {
+		u, err := q.users.Lookup(ctx, name)
+		if !errors.Is(err, passwd.ErrUnknown) {
+			return u, "", err
+		}
+	}
+	if base, detail, ok := strings.Cut(a.Local, "+"); ok && base != "" {
+		for _, name := range []string{base, strings.ToLower(base)} {
+			u, err := q.users.Lookup(ctx, name)
+			if !errors.Is(err, passwd.ErrUnknown) {
+				return u, detail, err
+			}
+		}
+	}
+	return passwd.User{}, "", fmt.Errorf("%s: %w", a.Local, passwd.ErrUnknown)
+}

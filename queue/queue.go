@@ -1,0 +1,396 @@
+// Package queue is the queue process: it takes recipients through all states
+// but remote. It routes and expands what is new, has .forward files read and
+// mailboxes written by agents, lets what failed for now wait, reports what
+// failed for good, and lets go of what is done.
+//
+// Everything it knows stands in the spool. What it keeps in memory only spares
+// it work, so it may be killed at any system call.
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"dma/agent"
+	"dma/forward"
+	"dma/internal/address"
+	"dma/internal/maillog"
+	"dma/internal/passwd"
+	"dma/internal/retry"
+	"dma/spooldir"
+	"dma/states"
+)
+
+// Config is what a Queue needs to know.
+type Config struct {
+	HostName     string       // name of this machine in headers and reports
+	LocalDomains []string     // in lower case, besides none and localhost; HostName has to be among them
+	NullClient   bool         // everything goes to the smarthost
+	Relay        func() error // nil if mail for other hosts can be sent; else why not
+	LMTP         bool         // mailboxes are served by LMTP, which the net process speaks
+
+	AliasUser   string // runs commands and writes files of the aliases
+	FullBounce  bool
+	Retry       retry.Schedule
+	DelayNotice time.Duration // 0: never
+	MinFree     func() int64  // octets below which the disk is full
+}
+
+// Queue is the queue process's work on one spool.
+type Queue struct {
+	config  Config
+	spool   *spooldir.Spool
+	mover   *states.Mover
+	syncer  *spooldir.Syncer
+	log     *maillog.Log
+	clock   states.Clock
+	aliases *forward.AliasFile
+	users   passwd.Source
+	agent   agent.Agent
+	watcher *spooldir.Watcher
+
+	forwarding *states.Lanes[spooldir.Name]
+	local      *states.Lanes[spooldir.Name]
+	loops      []*states.Loop
+
+	mu       sync.Mutex
+	fresh    map[string]bool          // messages taken up first by this process
+	gathered map[string]spooldir.Name // failed, and waiting for the rest of their message
+	flushed  time.Time                // what failed before is due
+	onFlush  func()
+	stopping <-chan struct{}
+}
+
+// How much is in hand at a time.
+const (
+	parallelMessages = 8
+	parallelAgents   = 16 // at once, for all users together
+	agentBatch       = 64 // messages an agent gets at a time
+	laneItems        = 20000
+)
+
+// Options are the parts that New puts together.
+type Options struct {
+	Config  Config
+	Spool   *spooldir.Spool
+	Watcher *spooldir.Watcher // watches States()
+	Log     *maillog.Log
+	Clock   states.Clock
+	Aliases *forward.AliasFile
+	Users   passwd.Source
+	Agent   agent.Agent
+	Rescan  time.Duration // between scans that nothing rang for
+	Syncer  *spooldir.Syncer
+	OnFlush func() // called when everything is to be tried now; may be nil
+}
+
+// States lists the states that the queue process watches.
+func States() []spooldir.State {
+	return []spooldir.State{spooldir.New, spooldir.Forwarding, spooldir.Local, spooldir.Tempfail, spooldir.Permfail, spooldir.Sent}
+}
+
+// New makes a Queue. The caller holds the lock of the queue role.
+func New(o Options) *Queue {
+	q := &Queue{
+		config: o.Config, spool: o.Spool, log: o.Log, clock: o.Clock, aliases: o.Aliases,
+		users: o.Users, agent: o.Agent, watcher: o.Watcher, syncer: o.Syncer, onFlush: o.OnFlush,
+		fresh: make(map[string]bool), gathered: make(map[string]spooldir.Name),
+	}
+	q.mover = states.NewMover(o.Spool, states.Queue, o.Syncer, q.moved)
+	q.forwarding = &states.Lanes[spooldir.Name]{
+		PerKey: 1, Total: parallelAgents, Batch: agentBatch, Most: laneItems,
+		Run:   q.runForwarding,
+		Spare: func() { q.bell(spooldir.Forwarding).RingAll() },
+	}
+	q.local = &states.Lanes[spooldir.Name]{
+		PerKey: 1, Total: parallelAgents, Batch: agentBatch, Most: laneItems,
+		Run:   q.runLocal,
+		Spare: func() { q.bell(spooldir.Local).RingAll() },
+	}
+	handlers := map[spooldir.State]func(context.Context, spooldir.Name) (time.Time, error){
+		spooldir.New: q.handleNew, spooldir.Forwarding: q.handleForwarding, spooldir.Local: q.handleLocal,
+		spooldir.Tempfail: q.handleTempfail, spooldir.Permfail: q.handlePermfail, spooldir.Sent: q.handleSent,
+	}
+	for _, state := range States() {
+		l := &states.Loop{
+			Spool: o.Spool, State: state, Bell: q.bell(state), Clock: o.Clock,
+			Handle: handlers[state], Parallel: parallelMessages, Rescan: o.Rescan,
+			Foreign: func(file string) { q.quarantine(state, file, "not the name of a recipient") },
+			Trouble: q.trouble,
+		}
+		switch state {
+		case spooldir.Forwarding:
+			l.Also = q.forwarding.Busy
+		case spooldir.Local:
+			l.Also = q.local.Busy
+		case spooldir.Tempfail:
+			l.Flush = q.flush
+		}
+		l.Started()
+		q.mover.Ringing(state, l.Bell)
+		q.loops = append(q.loops, l)
+	}
+	return q
+}
+
+func (q *Queue) bell(state spooldir.State) *spooldir.Bell { return q.watcher.Bell(state) }
+
+// Run works until ctx ends and everything in hand is put down.
+func (q *Queue) Run(ctx context.Context) error {
+	q.stopping = ctx.Done()
+	q.forwarding.Start(ctx)
+	q.local.Start(ctx)
+	if err := q.recover(ctx); err != nil {
+		return err
+	}
+	var group sync.WaitGroup
+	for _, l := range q.loops {
+		group.Go(func() { l.Run(ctx) })
+	}
+	group.Go(func() { q.housekeeping(ctx) })
+	group.Wait()
+	q.forwarding.Wait()
+	q.local.Wait()
+	return q.syncer.Flush()
+}
+
+// Ringing makes steps into a state ring a bell in the same process.
+func (q *Queue) Ringing(state spooldir.State, bell *spooldir.Bell) { q.mover.Ringing(state, bell) }
+
+// Idle reports whether there is nothing to do now.
+func (q *Queue) Idle() bool {
+	for _, l := range q.loops {
+		if !l.Idle() {
+			return false
+		}
+	}
+	return true
+}
+
+// Rescan makes every loop look at its directory.
+func (q *Queue) Rescan() {
+	for _, state := range States() {
+		q.bell(state).RingAll()
+	}
+}
+
+// housekeepingEvery is the time between two visits of the cleaner.
+const housekeepingEvery = 10 * time.Minute
+
+// housekeeping cleans up after dead submitters and keeps the ballast.
+func (q *Queue) housekeeping(ctx context.Context) {
+	for {
+		cleaned, err := q.spool.Clean(q.clock.Now())
+		for _, c := range cleaned {
+			q.log.Cleaned(c.File + ": " + c.What)
+		}
+		if err != nil {
+			q.trouble(spooldir.New, spooldir.Name{}, err)
+		}
+		floor := q.config.MinFree()
+		if err := q.spool.KeepBallast(floor); err != nil {
+			q.trouble(spooldir.New, spooldir.Name{}, err)
+		}
+		if err := q.watcher.Arm(); err != nil {
+			q.trouble(spooldir.New, spooldir.Name{}, err)
+		}
+		timer, stop := q.clock.After(housekeepingEvery)
+		select {
+		case <-ctx.Done():
+			stop()
+			return
+		case <-timer:
+		}
+	}
+}
+
+// recover mends the spool, finishes the steps of parents whose children are
+// committed, and lines up what a kill has left in local before anything fresh
+// can come behind it.
+func (q *Queue) recover(ctx context.Context) error {
+	r, err := q.spool.Recover(q.clock.Now())
+	for _, d := range r.Done {
+		q.log.Recovered(d.File, d.What)
+	}
+	if err != nil {
+		return err
+	}
+	for _, name := range r.Children {
+		m, err := q.open(ctx, spooldir.New, name)
+		if err != nil || m == nil {
+			if err != nil {
+				return err
+			}
+			continue
+		}
+		err = q.finishParents(m)
+		m.Close()
+		if err != nil {
+			return err
+		}
+	}
+	var standing []spooldir.Name
+	if err := q.spool.Scan(spooldir.Local, func(n spooldir.Name) bool {
+		standing = append(standing, n)
+		return true
+	}, nil); err != nil {
+		return err
+	}
+	done := make(map[string]bool)
+	for _, n := range standing {
+		if done[n.ID] {
+			continue
+		}
+		done[n.ID] = true
+		if _, err := q.handleLocal(ctx, n); err != nil {
+			q.trouble(spooldir.Local, n, err)
+		}
+	}
+	return nil
+}
+
+// open opens a message for a worker. A nil message without error means that
+// there is nothing to do with the name: it has gone, is not committed, or was
+// no message and is in corrupt now.
+func (q *Queue) open(ctx context.Context, state spooldir.State, name spooldir.Name) (*spooldir.Message, error) {
+	m, err := q.spool.Open(state, name)
+	var corrupt *spooldir.CorruptError
+	switch {
+	case err == nil:
+		return m, nil
+	case errors.Is(err, spooldir.ErrGone), errors.Is(err, spooldir.ErrUncommitted):
+		return nil, nil
+	case errors.As(err, &corrupt):
+		q.quarantine(state, name.String(), corrupt.Reason)
+		return nil, nil
+	}
+	return nil, err
+}
+
+// take opens a message, locks it, and returns the numbers of its recipients
+// that stand in state. The caller closes the message unless it is nil.
+func (q *Queue) take(ctx context.Context, state spooldir.State, name spooldir.Name) (*spooldir.Message, []int, error) {
+	m, err := q.open(ctx, state, name)
+	if m == nil {
+		return nil, nil, err
+	}
+	if err := m.Lock(ctx); err != nil {
+		m.Close()
+		return nil, nil, err
+	}
+	numbers, err := q.spool.Standing(m, state)
+	if err != nil || len(numbers) == 0 {
+		m.Close()
+		return nil, nil, err
+	}
+	return m, numbers, nil
+}
+
+// quarantine moves a file that cannot be a message to corrupt and says so
+// once.
+func (q *Queue) quarantine(state spooldir.State, file, reason string) {
+	kept, err := q.spool.Quarantine(state, file)
+	switch {
+	case errors.Is(err, spooldir.ErrGone):
+	case err != nil:
+		q.trouble(state, spooldir.Name{}, err)
+	default:
+		q.log.Corrupt(string(state)+"/"+file, reason, kept)
+	}
+}
+
+// trouble logs trouble of the machine.
+func (q *Queue) trouble(state spooldir.State, name spooldir.Name, err error) {
+	if name.ID != "" {
+		err = fmt.Errorf("%s: %w", name.Ref(), err)
+	}
+	q.log.WorkerTrouble("queue/"+string(state), err)
+}
+
+// moved is told of every step.
+func (q *Queue) moved(name spooldir.Name, from, to spooldir.State, reason string) {
+	goal := string(to)
+	if to == states.Gone {
+		goal = "gone"
+	}
+	q.log.Moved(name.ID, name.N, name.Label(), string(from), goal, reason)
+	q.left(name.ID)
+}
+
+// left makes permfail look again at a message that a recipient of has come to
+// rest: what failed may have waited for it.
+func (q *Queue) left(id string) {
+	q.mu.Lock()
+	name, ok := q.gathered[id]
+	q.mu.Unlock()
+	if ok {
+		q.bell(spooldir.Permfail).Ring(name)
+	}
+}
+
+// flush takes a request to try everything now. What failed before this moment
+// is due.
+func (q *Queue) flush() bool {
+	if !q.spool.TakeFlush() {
+		return false
+	}
+	q.mu.Lock()
+	q.flushed = q.clock.Now()
+	q.mu.Unlock()
+	if q.onFlush != nil {
+		q.onFlush()
+	}
+	return true
+}
+
+// isFresh reports whether this process was the first to take a message up, so
+// that no delivery of it can have been interrupted before.
+func (q *Queue) isFresh(id string) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.fresh[id]
+}
+
+// doubt makes deliveries of a message look first whether it is there.
+func (q *Queue) doubt(id string) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	delete(q.fresh, id)
+}
+
+// isLocal reports whether mail for an address belongs here, and for which
+// local part.
+func (q *Queue) isLocal(a address.Address) (string, bool) {
+	if q.config.NullClient {
+		return "", false
+	}
+	if a.Domain == "" || a.Domain == "localhost" {
+		return a.Local, true
+	}
+	for _, d := range q.config.LocalDomains {
+		if strings.EqualFold(d, a.Domain) {
+			return a.Local, true
+		}
+	}
+	return "", false
+}
+
+// sameAddress compares two addresses the way loops are found: a missing domain
+// is the host name, and case does not matter.
+func (q *Queue) sameAddress(a, b string) bool {
+	return strings.EqualFold(q.qualify(a), q.qualify(b))
+}
+
+// qualify adds the host name to an address without domain.
+func (q *Queue) qualify(addr string) string {
+	a, err := address.Parse(addr)
+	if err != nil || a.Domain != "" {
+		return addr
+	}
+	a.Domain = q.config.HostName
+	return a.String()
+}

@@ -1,0 +1,105 @@
+package queue
+
+import (
+	"bytes"
+	"fmt"
+
+	"dma/internal/dsn"
+	"dma/spooldir"
+)
+
+// postmaster is who hears of reports that cannot be delivered.
+const postmaster = "postmaster"
+
+// commitReport commits a report about recipients of a message and returns its
+// draft, which holds its lock until the caller has finished the recipients'
+// steps. What the journal says about them goes into the report.
+func (q *Queue) commitReport(m *spooldir.Message, numbers []int, kind spooldir.Kind, what dsn.Kind) (*spooldir.Draft, error) {
+	env := &spooldir.Envelope{
+		ID:  spooldir.DeriveID(m.ID, numbers[0], kind),
+		UID: q.spool.Owner(),
+	}
+	for _, n := range numbers {
+		env.Parents = append(env.Parents, spooldir.Parent{Name: m.Name(n)})
+	}
+	to := m.Sender
+	if to == "" {
+		to = postmaster
+	}
+	env.Recipients = []spooldir.Recipient{{Kind: spooldir.Address, Address: to, Notify: "NEVER"}}
+	if to == postmaster {
+		env.Recipients[0].Notify = ""
+	}
+	msg, err := q.report(m, numbers, env.ID, to, what).Build()
+	if err != nil {
+		return nil, fmt.Errorf("report %s: %w", env.ID, err)
+	}
+	env.EightBit, env.UTF8 = msg.EightBit, msg.UTF8
+	var body bytes.Buffer
+	if _, err := msg.WriteTo(&body); err != nil {
+		return nil, err
+	}
+	draft, err := q.write(env, "", &body)
+	if err != nil {
+		return nil, err
+	}
+	if m.Sender == "" {
+		q.log.DoubleBounce(m.ID, env.ID, to)
+	} else {
+		q.log.Bounced(m.ID, env.ID, to, len(numbers))
+	}
+	q.bell(spooldir.New).Ring(env.Name(1))
+	return draft, nil
+}
+
+// report makes the report itself.
+func (q *Queue) report(m *spooldir.Message, numbers []int, id, to string, what dsn.Kind) *dsn.Report {
+	r := &dsn.Report{
+		Kind: what, ReportingMTA: q.config.HostName, MessageID: id + "@" + q.config.HostName,
+		To: q.qualify(to), Postmaster: m.Sender == "",
+		Arrival: m.Arrival, Now: q.clock.Now(),
+		Original: m, Size: m.ContentLength,
+	}
+	r.EnvelopeID, _ = dsn.DecodeXtext(m.EnvelopeID)
+	r.Return, _ = dsn.ParseRet(m.Return)
+	if m.Return == "" && q.config.FullBounce {
+		r.Return = dsn.ReturnFull
+	}
+	journal, err := q.spool.ReadJournal(m.ID)
+	if err != nil {
+		journal = &spooldir.Journal{}
+	}
+	for _, n := range numbers {
+		rcpt := &m.Recipients[n-1]
+		d := dsn.Recipient{Original: rcpt.ORCPT, Final: q.qualify(rcpt.Address)}
+		if d.Original == "" && rcpt.Original != "" {
+			d.Original = dsn.ORCPT{Type: "rfc822", Address: q.qualify(rcpt.Original)}.String()
+		}
+		if last := journal.Last(n); last != nil {
+			d.Status, d.LastAttempt = last.Status, last.Time
+			switch last.Relay {
+			case "", "none", "local", "forward":
+				d.Diagnostic = "x-unix; " + last.Reply
+			default:
+				d.RemoteMTA = last.Relay
+				d.Diagnostic = "smtp; " + last.Reply
+			}
+		}
+		if what == dsn.Delayed {
+			d.WillRetryUntil = m.Arrival.Add(q.config.Retry.Expire)
+		}
+		r.Recipients = append(r.Recipients, d)
+	}
+	return r
+}
+
+// noticeDelay tells the sender that recipients are late. Nobody waits for a
+// delay notice, and a kill at the wrong moment sends it twice.
+func (q *Queue) noticeDelay(m *spooldir.Message, journal *spooldir.Journal, late []int) error {
+	draft, err := q.commitReport(m, late, spooldir.Delay, dsn.Delayed)
+	if err != nil {
+		return err
+	}
+	defer draft.Close()
+	return q.spool.AppendJournal(m.ID, false, spooldir.Entry{Time: q.clock.Now(), Event: spooldir.Noticed, Recipients: late})
+}

@@ -1,0 +1,89 @@
+package queue
+
+import (
+	"errors"
+
+	"dma/spooldir"
+)
+
+// result is what was decided about one recipient.
+type result struct {
+	n      int
+	to     spooldir.State
+	status string // RFC 3463
+	reply  string // why
+	relay  string
+}
+
+// settle records results in the journal of a message, logs them and moves the
+// recipients. The recipients stand in from; the message is locked or all its
+// names in from are in the caller's hand.
+func (q *Queue) settle(m *spooldir.Message, from spooldir.State, results []result) error {
+	if len(results) == 0 {
+		return nil
+	}
+	now := q.clock.Now()
+	journal, err := q.spool.ReadJournal(m.ID)
+	if err != nil {
+		journal = &spooldir.Journal{}
+	}
+	var entries []spooldir.Entry
+	for i := range results {
+		r := &results[i]
+		e := spooldir.Entry{Time: now, Recipients: []int{r.n}, Status: r.status, Relay: r.relay, Reply: r.reply}
+		switch r.to {
+		case spooldir.Sent:
+			e.Event = spooldir.Delivered
+		case spooldir.Tempfail:
+			e.Event = spooldir.Deferred
+			e.Next = q.config.Retry.Next(m.ID, journal.Attempts(r.n)+1, m.Arrival, now)
+		case spooldir.Permfail:
+			e.Event = spooldir.Failed
+		default:
+			continue // a claim: nothing to tell
+		}
+		q.logAttempt(m, &e, r.n)
+		entries = spooldir.Merge(entries, e)
+	}
+	if len(entries) > 0 {
+		// One synced line where one answer decides several recipients; for a
+		// single one the step itself is synced, with others in a group.
+		sync := false
+		for i := range entries {
+			sync = sync || entries[i].Event == spooldir.Delivered && len(entries[i].Recipients) > 1
+		}
+		if err := q.spool.AppendJournal(m.ID, sync, entries...); err != nil {
+			// History is lost, mail is not: the step decides.
+			q.trouble(from, m.Name(results[0].n), err)
+		}
+	}
+	var errs []error
+	for _, r := range results {
+		err := q.mover.Move(m.Name(r.n), from, r.to, r.reply)
+		if err != nil && !errors.Is(err, spooldir.ErrGone) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// delivered sorts out the recipients that the journal says are delivered,
+// moves them to sent and returns the others.
+func (q *Queue) delivered(m *spooldir.Message, state spooldir.State, numbers []int) ([]int, error) {
+	journal, err := q.spool.ReadJournal(m.ID)
+	if err != nil {
+		return numbers, nil // without history nothing binds
+	}
+	rest := numbers[:0]
+	for _, n := range numbers {
+		if !journal.Delivered(n) {
+			rest = append(rest, n)
+			continue
+		}
+		err := q.mover.Move(m.Name(n), state, spooldir.Sent, "the journal says delivered")
+		if err != nil && !errors.Is(err, spooldir.ErrGone) {
+			return nil, err
+		}
+	}
+	return rest, nil
+}

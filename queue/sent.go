@@ -1,0 +1,111 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"dma/internal/dsn"
+	"dma/internal/maillog"
+	"dma/spooldir"
+	"dma/states"
+)
+
+// handleSent lets go of what is done: a success report is committed where one
+// is asked for, the name is removed, and with the last name the journal.
+func (q *Queue) handleSent(ctx context.Context, name spooldir.Name) (time.Time, error) {
+	m, numbers, err := q.take(ctx, spooldir.Sent, name)
+	if m == nil {
+		return time.Time{}, err
+	}
+	defer m.Close()
+	q.left(m.ID)
+	for kind, wanted := range q.successWanted(m, numbers) {
+		draft, err := q.commitReport(m, wanted, spooldir.Success, kind)
+		if err != nil {
+			return time.Time{}, err
+		}
+		defer draft.Close()
+	}
+	for _, n := range numbers {
+		if err := q.release(m.Name(n), spooldir.Sent, "done"); err != nil && !errors.Is(err, spooldir.ErrGone) {
+			return time.Time{}, err
+		}
+	}
+	return time.Time{}, q.last(m)
+}
+
+// release removes a name at the end of its way.
+func (q *Queue) release(name spooldir.Name, state spooldir.State, reason string) error {
+	return q.mover.Move(name, state, states.Gone, reason)
+}
+
+// last removes the journal of a message without names.
+func (q *Queue) last(m *spooldir.Message) error {
+	links, err := m.Links()
+	if err != nil || links > 0 {
+		return err
+	}
+	q.mu.Lock()
+	delete(q.fresh, m.ID)
+	delete(q.gathered, m.ID)
+	q.mu.Unlock()
+	return q.spool.RemoveJournal(m.ID)
+}
+
+// successWanted returns those recipients whose sender asked to hear of their
+// delivery, and whom no child or relay has taken over, by the kind of report.
+func (q *Queue) successWanted(m *spooldir.Message, numbers []int) map[dsn.Kind][]int {
+	wanted := make(map[dsn.Kind][]int)
+	var journal *spooldir.Journal
+	for _, n := range numbers {
+		notify, err := dsn.ParseNotify(m.Recipients[n-1].Notify)
+		if err != nil || notify&dsn.Success == 0 || m.Sender == "" {
+			continue
+		}
+		if journal == nil {
+			if journal, err = q.spool.ReadJournal(m.ID); err != nil {
+				return nil // nobody knows what there is to report
+			}
+		}
+		last := journal.Last(n)
+		if last == nil || last.Event != spooldir.Delivered || last.Relayed() {
+			continue
+		}
+		kind := dsn.Delivered
+		if last.Relay != "local" {
+			kind = dsn.Relayed
+		}
+		wanted[kind] = append(wanted[kind], n)
+	}
+	return wanted
+}
+
+// logAttempt writes the one line that an attempt for one recipient has in the
+// log.
+func (q *Queue) logAttempt(m *spooldir.Message, e *spooldir.Entry, n int) {
+	r := &m.Recipients[n-1]
+	d := maillog.Delivery{
+		ID: m.ID, N: n, From: m.Sender, To: r.Address, OrigTo: r.Original,
+		Relay: e.Relay, Delay: e.Time.Sub(m.Arrival), DSN: e.Status, Reply: e.Reply, Next: e.Next,
+	}
+	switch e.Event {
+	case spooldir.Delivered:
+		d.Status = maillog.Sent
+	case spooldir.Expanded:
+		d.Status = maillog.Expanded
+	case spooldir.Deferred:
+		d.Status = maillog.Deferred
+	case spooldir.Failed:
+		d.Status = maillog.Bounced
+		if e.Status == "5.4.7" {
+			d.Status = maillog.Expired
+		}
+	default:
+		return
+	}
+	if r.Kind != spooldir.Address {
+		d.To = r.Label()
+	}
+	q.log.Delivery(d)
+}

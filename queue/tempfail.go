@@ -1,0 +1,95 @@
+package queue
+
+import (
+	"context"
+	"time"
+
+	"dma/internal/dsn"
+	"dma/spooldir"
+)
+
+// handleTempfail lets the recipients of a message wait for their time. What is
+// due goes back to new, so that routing, aliases and .forward are asked again;
+// what is too old fails for good.
+func (q *Queue) handleTempfail(ctx context.Context, name spooldir.Name) (time.Time, error) {
+	m, numbers, err := q.take(ctx, spooldir.Tempfail, name)
+	if m == nil {
+		return time.Time{}, err
+	}
+	defer m.Close()
+	q.left(m.ID)
+	if numbers, err = q.delivered(m, spooldir.Tempfail, numbers); err != nil {
+		return time.Time{}, err
+	}
+	journal, err := q.spool.ReadJournal(m.ID)
+	if err != nil {
+		journal = &spooldir.Journal{} // without history everything is due
+	}
+	now := q.clock.Now()
+	q.mu.Lock()
+	flushed := q.flushed
+	q.mu.Unlock()
+
+	var due []spooldir.Name
+	var late []int
+	var expired []result
+	var next time.Time
+	for _, n := range numbers {
+		last := journal.Last(n)
+		at := journal.Next(n)
+		switch {
+		case q.config.Retry.Expired(m.Arrival, now, journal.Attempts(n)):
+			r := result{n: n, to: spooldir.Permfail, status: "5.4.7", reply: "gave up: too old", relay: "none"}
+			if last != nil {
+				r.reply, r.relay = "gave up after "+age(now.Sub(m.Arrival))+"; last: "+last.Reply, last.Relay
+			}
+			expired = append(expired, r)
+			continue
+		case !at.After(now), last != nil && last.Time.Before(flushed):
+			due = append(due, m.Name(n))
+		case next.IsZero() || at.Before(next):
+			next = at
+		}
+		if q.isLate(m, journal, n, now) {
+			late = append(late, n)
+		}
+	}
+	if err := q.settle(m, spooldir.Tempfail, expired); err != nil {
+		return time.Time{}, err
+	}
+	if len(late) > 0 {
+		if err := q.noticeDelay(m, journal, late); err != nil {
+			q.trouble(spooldir.Tempfail, name, err)
+		}
+	}
+	if _, err := q.mover.MoveAll(due, spooldir.Tempfail, spooldir.New, "its time has come"); err != nil {
+		return time.Time{}, err
+	}
+	if !next.IsZero() {
+		if err := q.spool.SetDue(m.ID, next); err != nil {
+			return time.Time{}, err
+		}
+	}
+	return next, nil
+}
+
+// isLate reports whether the sender asked to hear of a delay of recipient n
+// and is to hear of it now.
+func (q *Queue) isLate(m *spooldir.Message, journal *spooldir.Journal, n int, now time.Time) bool {
+	if q.config.DelayNotice == 0 || m.Sender == "" || now.Sub(m.Arrival) < q.config.DelayNotice || journal.Has(spooldir.Noticed, n) {
+		return false
+	}
+	notify, err := dsn.ParseNotify(m.Recipients[n-1].Notify)
+	return err == nil && notify&dsn.Delay != 0
+}
+
+// age is a duration for people: days, hours or minutes.
+func age(d time.Duration) string {
+	switch {
+	case d >= 48*time.Hour:
+		return (d / (24 * time.Hour) * 24 * time.Hour).String()
+	case d >= time.Hour:
+		return d.Truncate(time.Hour).String()
+	}
+	return d.Truncate(time.Minute).String()
+}

@@ -1,0 +1,273 @@
+// Package relay is the net process: it takes recipients out of remote, hands
+// their messages to other hosts, and records what these said.
+//
+// It reads remote and appends to journals. It makes no journal, sees no other
+// directory, and moves names only out of remote: to sent, tempfail or
+// permfail.
+package relay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"time"
+
+	"dma/internal/address"
+	"dma/internal/maillog"
+	"dma/internal/retry"
+	"dma/smarthost"
+	"dma/spooldir"
+	"dma/states"
+)
+
+// Deliverer hands one message to the next hop and says what became of each
+// recipient, in the order of the message's recipients. smarthost.Relay is one.
+type Deliverer interface {
+	Deliver(ctx context.Context, m smarthost.Message) []smarthost.Outcome
+	Flush()
+}
+
+// Options are the parts that New puts together.
+type Options struct {
+	Spool       *spooldir.Spool
+	Watcher     *spooldir.Watcher // watches Remote
+	Log         *maillog.Log
+	Clock       states.Clock
+	Retry       retry.Schedule
+	Deliverer   Deliverer
+	HostName    string        // added to addresses without domain
+	Concurrency int           // messages in hand at a time
+	Rescan      time.Duration // between scans that nothing rang for
+	Syncer      *spooldir.Syncer
+}
+
+// Relay is the net process's work on one spool.
+type Relay struct {
+	o     Options
+	mover *states.Mover
+	loop  *states.Loop
+}
+
+// New makes a Relay. The caller holds the lock of the net role.
+func New(o Options) *Relay {
+	r := &Relay{o: o}
+	r.mover = states.NewMover(o.Spool, states.Net, o.Syncer, r.moved)
+	r.loop = &states.Loop{
+		Spool: o.Spool, State: spooldir.Remote, Bell: o.Watcher.Bell(spooldir.Remote), Clock: o.Clock,
+		Handle: r.handle, Parallel: o.Concurrency, Rescan: o.Rescan,
+		Trouble: func(_ spooldir.State, name spooldir.Name, err error) {
+			if name.ID != "" {
+				err = fmt.Errorf("%s: %w", name.Ref(), err)
+			}
+			o.Log.WorkerTrouble("net", err)
+		},
+	}
+	r.loop.Started()
+	return r
+}
+
+// Ringing makes steps into a state ring a bell in the same process.
+func (r *Relay) Ringing(state spooldir.State, bell *spooldir.Bell) { r.mover.Ringing(state, bell) }
+
+// Run works until ctx ends.
+func (r *Relay) Run(ctx context.Context) error { return r.loop.Run(ctx) }
+
+// Idle reports whether there is nothing to do now.
+func (r *Relay) Idle() bool { return r.loop.Idle() }
+
+// Flush forgets the back-off of all destinations.
+func (r *Relay) Flush() { r.o.Deliverer.Flush() }
+
+func (r *Relay) moved(name spooldir.Name, from, to spooldir.State, reason string) {
+	goal := string(to)
+	if to == states.Gone {
+		goal = "gone"
+	}
+	r.o.Log.Moved(name.ID, name.N, name.Label(), string(from), goal, reason)
+}
+
+// handle hands one message over, for all its recipients that stand in remote.
+func (r *Relay) handle(ctx context.Context, name spooldir.Name) (time.Time, error) {
+	m, err := r.o.Spool.Open(spooldir.Remote, name)
+	var corrupt *spooldir.CorruptError
+	switch {
+	case errors.Is(err, spooldir.ErrGone), errors.Is(err, spooldir.ErrUncommitted):
+		return time.Time{}, nil
+	case errors.As(err, &corrupt):
+		kept, err := r.o.Spool.Quarantine(spooldir.Remote, name.String())
+		if err != nil {
+			if errors.Is(err, spooldir.ErrGone) {
+				err = nil
+			}
+			return time.Time{}, err
+		}
+		r.o.Log.Corrupt(string(spooldir.Remote)+"/"+name.String(), corrupt.Reason, kept)
+		return time.Time{}, nil
+	case err != nil:
+		return time.Time{}, err
+	}
+	defer m.Close()
+
+	numbers, journal, err := r.gather(ctx, m)
+	if err != nil || len(numbers) == 0 {
+		return time.Time{}, err
+	}
+	start := r.o.Clock.Now()
+	outcomes := r.o.Deliverer.Deliver(ctx, r.message(m, numbers))
+	if len(outcomes) != len(numbers) {
+		panic(states.Fatal{Reason: fmt.Sprintf("message %s: %d outcomes for %d recipients", m.ID, len(outcomes), len(numbers))})
+	}
+	return time.Time{}, r.settle(m, journal, numbers, outcomes, start)
+}
+
+// gather returns the recipients to hand over. It looks for them under the
+// message's lock, so that the queue process is not in the middle of moving
+// them. What the journal says is delivered goes to sent; without a journal,
+// which only the queue process makes, everything goes to tempfail.
+func (r *Relay) gather(ctx context.Context, m *spooldir.Message) ([]int, *spooldir.Journal, error) {
+	if err := m.Lock(ctx); err != nil {
+		return nil, nil, err
+	}
+	defer m.Unlock()
+	numbers, err := r.o.Spool.Standing(m, spooldir.Remote)
+	if err != nil || len(numbers) == 0 {
+		return nil, nil, err
+	}
+	journal, err := r.o.Spool.ReadJournal(m.ID)
+	if errors.Is(err, fs.ErrNotExist) {
+		_, err := r.mover.MoveAll(names(m, numbers), spooldir.Remote, spooldir.Tempfail, "the message has no journal")
+		return nil, nil, err
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	rest := numbers[:0]
+	for _, n := range numbers {
+		if !journal.Delivered(n) {
+			rest = append(rest, n)
+			continue
+		}
+		err := r.mover.Move(m.Name(n), spooldir.Remote, spooldir.Sent, "the journal says delivered")
+		if err != nil && !errors.Is(err, spooldir.ErrGone) {
+			return nil, nil, err
+		}
+	}
+	return rest, journal, nil
+}
+
+func names(m *spooldir.Message, numbers []int) []spooldir.Name {
+	out := make([]spooldir.Name, len(numbers))
+	for i, n := range numbers {
+		out[i] = m.Name(n)
+	}
+	return out
+}
+
+// message makes the order for the next hop.
+func (r *Relay) message(m *spooldir.Message, numbers []int) smarthost.Message {
+	out := smarthost.Message{
+		ID: m.ID, Sender: m.Sender, Content: m, Size: m.ContentLength,
+		EightBit: m.EightBit, UTF8: m.UTF8, Return: m.Return, EnvelopeID: m.EnvelopeID,
+	}
+	for _, n := range numbers {
+		rcpt := &m.Recipients[n-1]
+		out.Recipients = append(out.Recipients, smarthost.Recipient{
+			N: n, Address: r.qualify(rcpt.Address), Notify: notify(rcpt.Notify), ORCPT: rcpt.ORCPT,
+		})
+	}
+	return out
+}
+
+func (r *Relay) qualify(addr string) string {
+	a, err := address.Parse(addr)
+	if err != nil || a.Domain != "" {
+		return addr
+	}
+	a.Domain = r.o.HostName
+	return a.String()
+}
+
+// verdict is what an outcome means for a recipient.
+type verdict struct {
+	entry spooldir.Entry
+	to    spooldir.State
+}
+
+// settle records outcomes and moves the recipients. An outcome is a line in
+// the journal first; where one reply decides several recipients, that line is
+// on disk before the first of them moves.
+func (r *Relay) settle(m *spooldir.Message, journal *spooldir.Journal, numbers []int, outcomes []smarthost.Outcome, start time.Time) error {
+	now := r.o.Clock.Now()
+	var entries []spooldir.Entry
+	goals := make([]spooldir.State, len(numbers))
+	shared := false
+	for i, n := range numbers {
+		v := r.decide(m, journal, n, &outcomes[i], now)
+		goals[i] = v.to
+		entries = spooldir.Merge(entries, v.entry)
+		r.logAttempt(m, n, &v, &outcomes[i], start)
+	}
+	for i := range entries {
+		shared = shared || entries[i].Event == spooldir.Delivered && len(entries[i].Recipients) > 1
+	}
+	if err := r.o.Spool.AppendJournal(m.ID, shared, entries...); err != nil {
+		// The steps themselves still say what happened.
+		r.o.Log.WorkerTrouble("net", fmt.Errorf("journal of %s: %w", m.ID, err))
+	}
+	var errs []error
+	for i, n := range numbers {
+		err := r.mover.Move(m.Name(n), spooldir.Remote, goals[i], outcomes[i].Text())
+		if err != nil && !errors.Is(err, spooldir.ErrGone) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (r *Relay) decide(m *spooldir.Message, journal *spooldir.Journal, n int, o *smarthost.Outcome, now time.Time) verdict {
+	v := verdict{entry: spooldir.Entry{
+		Time: now, Recipients: []int{n}, Status: o.Status(), Relay: o.Relay, Reply: o.Text(),
+	}}
+	switch o.Verdict {
+	case smarthost.Sent:
+		v.to, v.entry.Event, v.entry.DSN = spooldir.Sent, spooldir.Delivered, o.DSN
+	case smarthost.Permfail:
+		v.to, v.entry.Event = spooldir.Permfail, spooldir.Failed
+	default:
+		v.to, v.entry.Event = spooldir.Tempfail, spooldir.Deferred
+		if o.Refused {
+			v.entry.Event = spooldir.Refused
+		}
+		v.entry.Next = r.o.Retry.Next(m.ID, journal.Attempts(n)+1, m.Arrival, now)
+	}
+	return v
+}
+
+// logAttempt writes the one line that an attempt for one recipient has.
+func (r *Relay) logAttempt(m *spooldir.Message, n int, v *verdict, o *smarthost.Outcome, start time.Time) {
+	rcpt := &m.Recipients[n-1]
+	d := maillog.Delivery{
+		ID: m.ID, N: n, From: m.Sender, To: rcpt.Address, OrigTo: rcpt.Original, Relay: o.Relay,
+		Delay: v.entry.Time.Sub(m.Arrival), DSN: v.entry.Status, Reply: v.entry.Reply, Next: v.entry.Next,
+		Delays: maillog.Delays{Queue: start.Sub(m.Arrival), Transfer: v.entry.Time.Sub(start)},
+	}
+	switch v.to {
+	case spooldir.Sent:
+		d.Status = maillog.Sent
+	case spooldir.Permfail:
+		d.Status = maillog.Bounced
+	default:
+		d.Status = maillog.Deferred
+	}
+	r.o.Log.Delivery(d)
+}
+
+// notify takes the value of NOTIFY apart.
+func notify(value string) []string {
+	if value == "" {
+		return nil
+	}
+	return strings.Split(value, ",")
+}

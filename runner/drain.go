@@ -1,0 +1,137 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"dma/internal/maillog"
+	"dma/spooldir"
+)
+
+// drainPoll is the time between two looks at whether a drain is done.
+const drainPoll = 5 * time.Millisecond
+
+// runDrain delivers what is due, its own bounces included, and ends.
+func runDrain(c *call) error {
+	if err := c.noArguments("drain"); err != nil {
+		return err
+	}
+	s, err := c.open()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := stopped()
+	defer cancel()
+	return c.drain(ctx, s)
+}
+
+// drain waits for another drain that holds the spool, works, and looks once
+// more after it has let go: a submitter that saw the lock held starts no drain
+// of its own. A service that holds the spool does the work itself.
+func (c *call) drain(ctx context.Context, s *spooldir.Spool) error {
+	log := logTo(c.stdio.Err)
+	for {
+		release, err := locks(s, "drain")
+		if errors.Is(err, spooldir.ErrLocked) {
+			holder, err := s.Holder(spooldir.QueueRole)
+			if err != nil {
+				return err
+			}
+			if holder == "service" {
+				return nil
+			}
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(20 * time.Millisecond):
+			}
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		err = c.drainOnce(ctx, s, log)
+		release()
+		if err != nil || ctx.Err() != nil {
+			return err
+		}
+		left, err := committed(s)
+		if err != nil || !left {
+			return err
+		}
+	}
+}
+
+// drainOnce works until there is nothing to do now.
+func (c *call) drainOnce(ctx context.Context, s *spooldir.Spool, log *maillog.Log) error {
+	v, err := assemble(c.config, s, log)
+	if err != nil {
+		return err
+	}
+	log.Started("drain", os.Getpid(), s.Path())
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- v.run(ctx) }()
+	tick := time.NewTicker(drainPoll)
+	defer tick.Stop()
+	looked := false
+	for {
+		select {
+		case err := <-done:
+			return err
+		case <-tick.C:
+		}
+		if !v.idle() {
+			continue
+		}
+		if looked {
+			cancel()
+			err := <-done
+			log.Stopped("drain", os.Getpid(), "nothing more is due")
+			return err
+		}
+		// Events may be late or lost: one look at everything decides.
+		looked = true
+		v.queue.Rescan()
+		v.watcher.Bell(spooldir.Remote).RingAll()
+	}
+}
+
+// committed reports whether there is committed mail in new.
+func committed(s *spooldir.Spool) (bool, error) {
+	found := false
+	var trouble error
+	err := s.Scan(spooldir.New, func(n spooldir.Name) bool {
+		m, err := s.Open(spooldir.New, n)
+		if err == nil {
+			m.Close()
+			found = true
+		} else if !errors.Is(err, spooldir.ErrGone) && !errors.Is(err, spooldir.ErrUncommitted) {
+			trouble = err
+		}
+		return !found
+	}, nil)
+	return found, errors.Join(err, trouble)
+}
+
+// runFlush asks for an attempt at everything that waits. A service makes it;
+// without one this process does.
+func runFlush(c *call) error {
+	if err := c.noArguments("flush"); err != nil {
+		return err
+	}
+	s, err := c.open()
+	if err != nil {
+		return err
+	}
+	if err := s.RequestFlush(); err != nil {
+		return fmt.Errorf("flush: %w", err)
+	}
+	ctx, cancel := stopped()
+	defer cancel()
+	return c.drain(ctx, s)
+}

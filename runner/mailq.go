@@ -1,0 +1,205 @@
+package runner
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"sort"
+	"strings"
+	"time"
+	"unicode"
+
+	"dma/spooldir"
+)
+
+// waiting is one recipient of the queue listing.
+type waiting struct {
+	ID        string     `json:"id"`
+	N         int        `json:"n"`
+	Name      string     `json:"name"`
+	State     string     `json:"state"`
+	Recipient string     `json:"recipient"`
+	Sender    string     `json:"sender"`
+	Size      int64      `json:"size"`
+	Arrival   time.Time  `json:"arrival"`
+	Attempts  int        `json:"attempts"`
+	Next      *time.Time `json:"next,omitempty"`
+	Status    string     `json:"status,omitempty"`
+	Reason    string     `json:"reason,omitempty"`
+}
+
+// runMailq lists what waits.
+func runMailq(c *call) error {
+	asJSON := false
+	for _, a := range c.args {
+		if a != "--json" && a != "-j" {
+			return exitf(exitUsage, "mailq knows --json and no %q", a)
+		}
+		asJSON = true
+	}
+	s, err := c.open()
+	if err != nil {
+		return err
+	}
+	list, err := listQueue(s)
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		enc := json.NewEncoder(c.stdio.Out)
+		for i := range list {
+			if err := enc.Encode(&list[i]); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return printQueue(c.stdio.Out, list)
+}
+
+// listQueue reads the queue: every recipient once, though names move.
+func listQueue(s *spooldir.Spool) ([]waiting, error) {
+	places, err := s.List()
+	if err != nil {
+		return nil, err
+	}
+	journals := make(map[string]*spooldir.Journal)
+	var list []waiting
+	for _, p := range places {
+		w, ok, err := describe(s, p, journals)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			list = append(list, w)
+		}
+	}
+	sort.Slice(list, func(i, j int) bool {
+		if list[i].ID != list[j].ID {
+			return list[i].ID < list[j].ID
+		}
+		return list[i].N < list[j].N
+	})
+	return list, nil
+}
+
+// describe tells about one recipient. It is not ok if the name is no mail, or
+// moved on to its end.
+func describe(s *spooldir.Spool, p spooldir.Place, journals map[string]*spooldir.Journal) (waiting, bool, error) {
+	m, err := s.Open(p.State, p.Name)
+	if errors.Is(err, spooldir.ErrGone) {
+		at, err := s.Find(p.Name)
+		if err != nil || len(at) == 0 {
+			return waiting{}, false, err
+		}
+		p.State = at[len(at)-1]
+		m, err = s.Open(p.State, p.Name)
+		if errors.Is(err, spooldir.ErrGone) {
+			return waiting{}, false, nil
+		}
+		if err != nil {
+			return unreadable(p, err), true, nil
+		}
+	}
+	if errors.Is(err, spooldir.ErrUncommitted) {
+		return waiting{}, false, nil
+	}
+	if err != nil {
+		return unreadable(p, err), true, nil
+	}
+	defer m.Close()
+	r := &m.Recipients[p.Name.N-1]
+	w := waiting{
+		ID: p.Name.ID, N: p.Name.N, Name: p.Name.String(), State: string(p.State),
+		Recipient: r.Label(), Sender: m.Sender, Size: m.ContentLength, Arrival: m.Arrival,
+	}
+	j := journals[m.ID]
+	if j == nil {
+		if j, err = s.ReadJournal(m.ID); err != nil {
+			if !errors.Is(err, fs.ErrNotExist) {
+				return w, true, err
+			}
+			j = &spooldir.Journal{}
+		}
+		journals[m.ID] = j
+	}
+	w.Attempts = j.Attempts(w.N)
+	if last := j.Last(w.N); last != nil {
+		w.Status, w.Reason = last.Status, last.Reply
+	}
+	if next := j.Next(w.N); !next.IsZero() && p.State == spooldir.Tempfail {
+		w.Next = &next
+	}
+	return w, true, nil
+}
+
+// unreadable is what is listed for a file that cannot be read: it is shown,
+// not passed over, since somebody has to look at it.
+func unreadable(p spooldir.Place, err error) waiting {
+	return waiting{ID: p.Name.ID, N: p.Name.N, Name: p.Name.String(), State: string(p.State), Recipient: p.Name.String(), Reason: err.Error()}
+}
+
+// printQueue prints the listing for people: a line a message, a line a
+// recipient, and its reason.
+func printQueue(w io.Writer, list []waiting) error {
+	var b strings.Builder
+	if len(list) == 0 {
+		b.WriteString("Mail queue is empty\n")
+	}
+	var size int64
+	messages := 0
+	for i := range list {
+		e := &list[i]
+		if i == 0 || list[i-1].ID != e.ID {
+			messages++
+			size += e.Size
+			fmt.Fprintf(&b, "%s  %s  %s  from <%s>\n", e.ID, octets(e.Size), e.Arrival.Local().Format("2006-01-02 15:04:05"), printable(e.Sender))
+		}
+		fmt.Fprintf(&b, "    %-10s %s", e.State, printable(e.Recipient))
+		if e.Next != nil {
+			fmt.Fprintf(&b, "  (next attempt %s)", e.Next.Local().Format("2006-01-02 15:04:05"))
+		}
+		b.WriteByte('\n')
+		if e.Reason != "" {
+			reason := e.Reason
+			if e.Status != "" {
+				reason = e.Status + " " + strings.TrimPrefix(reason, e.Status+" ")
+			}
+			fmt.Fprintf(&b, "               %s\n", printable(reason))
+		}
+	}
+	if len(list) > 0 {
+		fmt.Fprintf(&b, "-- %s in %s for %s\n", octets(size), count(messages, "message"), count(len(list), "recipient"))
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+func octets(n int64) string {
+	switch {
+	case n >= 10<<20:
+		return fmt.Sprintf("%dM", n>>20)
+	case n >= 10<<10:
+		return fmt.Sprintf("%dK", n>>10)
+	}
+	return fmt.Sprintf("%dB", n)
+}
+
+// printable makes one line of untrusted text.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return '?'
+	}, s)
+}

@@ -1,0 +1,101 @@
+package smarthost
+
+import (
+	"cmp"
+	"context"
+	"net"
+	"time"
+)
+
+// Config says how to reach a destination. The zero value of every field but
+// Hosts has a meaning; NewSession needs no Hosts.
+type Config struct {
+	// Name is the host name that EHLO says, before and after STARTTLS. What is
+	// not fit for the wire becomes "localhost".
+	Name string
+
+	// Hosts stand in for each other: each is tried with all its addresses, in
+	// this order, until one greets.
+	Hosts []Host
+
+	// Concurrency bounds the open connections. Default 10.
+	Concurrency int
+
+	// RetryMin and RetryMax bound how long a destination that cannot be reached
+	// is left alone: RetryMin after the first failure, twice as long after each
+	// further one. Defaults 30s and 10m.
+	RetryMin, RetryMax time.Duration
+
+	// Idle is how long a session waits for the next message. Default 5s.
+	Idle time.Duration
+
+	// Timeouts bound every wait on the peer.
+	Timeouts Timeouts
+
+	// Dial opens a connection; default is a net.Dialer. network is "tcp", addr
+	// an IP address and a port.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+
+	// LookupHost returns the addresses of a host; default is the system's
+	// resolver.
+	LookupHost func(ctx context.Context, host string) ([]string, error)
+
+	// Now is the clock of the back-off; default time.Now.
+	Now func() time.Time
+}
+
+// Timeouts has a bound for each wait. A zero field takes the value of RFC 5321
+// section 4.5.3.2, or the one given here. The bound of a command is for its whole
+// reply, so that a peer cannot stretch it octet by octet.
+type Timeouts struct {
+	Lookup   time.Duration // one host name: 30s
+	Connect  time.Duration // one address: 30s
+	Greeting time.Duration // 5m
+	Hello    time.Duration // EHLO, HELO, RSET: 5m
+	Mail     time.Duration // 5m
+	Rcpt     time.Duration // each RCPT: 5m
+	Data     time.Duration // the reply to DATA: 2m
+	Block    time.Duration // writing a command or 32 KiB of content: 3m
+	Dot      time.Duration // the reply to the content: 10m
+	Quit     time.Duration // saying goodbye, in all: 2s
+	// Grace is how long a reply to the content is still waited for when the
+	// program is to stop, since going would send the message twice: 5s. Also how
+	// long the parting words of a peer that takes no more are waited for.
+	Grace time.Duration
+}
+
+func (c Config) withDefaults() Config {
+	t := &c.Timeouts
+	*t = Timeouts{
+		Lookup:   cmp.Or(t.Lookup, 30*time.Second),
+		Connect:  cmp.Or(t.Connect, 30*time.Second),
+		Greeting: cmp.Or(t.Greeting, 5*time.Minute),
+		Hello:    cmp.Or(t.Hello, 5*time.Minute),
+		Mail:     cmp.Or(t.Mail, 5*time.Minute),
+		Rcpt:     cmp.Or(t.Rcpt, 5*time.Minute),
+		Data:     cmp.Or(t.Data, 2*time.Minute),
+		Block:    cmp.Or(t.Block, 3*time.Minute),
+		Dot:      cmp.Or(t.Dot, 10*time.Minute),
+		Quit:     cmp.Or(t.Quit, 2*time.Second),
+		Grace:    cmp.Or(t.Grace, 5*time.Second),
+	}
+	if !token(c.Name) {
+		c.Name = "localhost"
+	}
+	if c.Concurrency < 1 {
+		c.Concurrency = 10
+	}
+	c.RetryMin = cmp.Or(c.RetryMin, 30*time.Second)
+	c.RetryMax = max(cmp.Or(c.RetryMax, 10*time.Minute), c.RetryMin)
+	c.Idle = cmp.Or(c.Idle, 5*time.Second)
+	if c.Dial == nil {
+		c.Dial = new(net.Dialer).DialContext
+	}
+	if c.LookupHost == nil {
+		c.LookupHost = net.DefaultResolver.LookupHost
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	return c
+}

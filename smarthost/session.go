@@ -1,0 +1,140 @@
+package smarthost
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"time"
+
+	"github.com/emersion/go-smtp"
+)
+
+// Session is one connection to a peer that has said hello. It carries one
+// transaction at a time.
+type Session struct {
+	cfg   *Config
+	relay string
+	wire  *wire
+	ext   extensions
+
+	sent   int  // MAIL commands that were answered
+	dirty  bool // a transaction is open; RSET has to end it
+	broken bool // closed, or nobody knows what the next reply belongs to
+	stale  bool // died before the first reply of a transaction, after an earlier one
+}
+
+// Error is trouble between two hosts before a transaction: it is temporary and
+// says nothing about a message.
+type Error struct {
+	Relay   string          // host[ip]:port
+	Command string          // connect, greeting, EHLO, HELO
+	Reply   *smtp.SMTPError // nil if there was none
+	Err     error           // nil if there is a Reply
+	detail  string
+}
+
+func (e *Error) Error() string {
+	var err error = e.Reply
+	if e.Reply == nil {
+		err = e.Err
+	}
+	if e.Relay == "" {
+		return fmt.Sprintf("%s: %v", e.Command, err)
+	}
+	return fmt.Sprintf("%s: %s: %v", e.Relay, e.Command, err)
+}
+
+// Unwrap returns the cause.
+func (e *Error) Unwrap() error {
+	if e.Reply != nil {
+		return e.Reply
+	}
+	return e.Err
+}
+
+// NewSession reads the greeting from conn and says hello. relay is how outcomes
+// name the peer. If there is an error, it is an *Error, and conn is closed.
+func NewSession(ctx context.Context, cfg Config, conn net.Conn, relay string) (*Session, error) {
+	cfg = cfg.withDefaults()
+	s := &Session{cfg: &cfg, relay: relay}
+	s.wire = newWire(conn, &s.cfg.Timeouts)
+	unwatch := s.wire.watch(ctx)
+	defer unwatch()
+	if err := s.hello(); err != nil {
+		s.abort()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *Session) hello() error {
+	t := s.wire.t
+	r, err := s.wire.reply(t.Greeting)
+	if err != nil || r.Code/100 != 2 {
+		return s.trouble("greeting", r, err)
+	}
+	r, err = s.ask("EHLO "+s.cfg.Name, t.Hello)
+	if err == nil && r.Code/100 == 2 {
+		s.ext = parseExtensions(r.lines)
+		return nil
+	}
+	// A host without extensions refuses EHLO for good. Some do it with codes
+	// other than 500 and 502, which the RFC has.
+	if err != nil || r.Code/100 != 5 {
+		return s.trouble("EHLO", r, err)
+	}
+	r, err = s.ask("HELO "+s.cfg.Name, t.Hello)
+	if err != nil || r.Code/100 != 2 {
+		return s.trouble("HELO", r, err)
+	}
+	return nil
+}
+
+// trouble makes the error of a reply that is not the one hoped for, or of a reply
+// that did not come.
+func (s *Session) trouble(command string, r reply, err error) error {
+	e := &Error{Relay: s.relay, Command: command, Err: err, detail: lostDetail(err)}
+	if err == nil {
+		e.Reply = &r.SMTPError
+		e.detail = "3.2"
+	}
+	return e
+}
+
+// ask sends one command and waits for its reply.
+func (s *Session) ask(command string, d time.Duration) (reply, error) {
+	if err := s.wire.write([]byte(command+"\r\n"), s.wire.t.Block); err != nil {
+		// The peer may have said why before it closed the connection.
+		if r, readErr := s.wire.reply(s.wire.t.Grace); readErr == nil {
+			return r, nil
+		}
+		return reply{}, err
+	}
+	return s.wire.reply(d)
+}
+
+// abort gives the connection up without a word.
+func (s *Session) abort() {
+	s.broken = true
+	_ = s.wire.nc.Close()
+}
+
+// Usable reports whether the session can carry another transaction.
+func (s *Session) Usable() bool {
+	return !s.broken && !s.wire.isStopped() && (s.ext.mailMax == 0 || s.sent < s.ext.mailMax)
+}
+
+// Close says goodbye, if there is somebody who listens, and closes the
+// connection. It takes Timeouts.Quit at most.
+func (s *Session) Close() {
+	if s.broken {
+		return
+	}
+	if !s.wire.isStopped() {
+		d := s.wire.t.Quit / 2
+		if s.wire.write([]byte("QUIT\r\n"), d) == nil {
+			_, _ = s.wire.reply(d)
+		}
+	}
+	s.abort()
+}
