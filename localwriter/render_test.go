@@ -35,10 +35,10 @@ func TestRender(t *testing.T) {
 
 func TestFromLine(t *testing.T) {
 	for sender, want := range map[string]string{
-		"":                       "From MAILER-DAEMON Wed",
-		"a@b":                    "From a@b Wed",
-		"a b\nFrom x@y":          "From a_b_From_x@y Wed",
-		"a\r\t\x00\x7fb":         "From a____b Wed",
+		"":                        "From MAILER-DAEMON Wed",
+		"a@b":                     "From a@b Wed",
+		"a b\nFrom x@y":           "From a_b_From_x@y Wed",
+		"a\r\t\x00\x7fb":          "From a____b Wed",
 		strings.Repeat("x", 5000): "From " + strings.Repeat("x", maxSender) + " Wed",
 	} {
 		m := testMessage("id", 1, "")

@@ -62,8 +62,9 @@
 //     fsync only: the next returns nil, and the data is gone.
 //   - Short cuts a single write; Go's os.File.Write goes on with the rest, so the
 //     program notices only if it calls write(2) itself or the rest fails.
-//   - An ordinary user's tracing takes the effect of set-user-ID and set-group-ID
-//     bits away, root's does not; powercut mounts allow both.
+//   - Tracing takes the effect of set-user-ID and set-group-ID bits away, except
+//     for what root started as root: run "setpriv --reuid=U ... sendmail", without
+//     SysProcAttr.Credential. powercut mounts honour the bits, tinyfs does not.
 //   - powercut serves its disk from the test process. Code of that process must
 //     not wait for the disk where the Go scheduler cannot go on: no exec.Cmd with
 //     Dir or its program below the mount point, no mapping of a file there.

@@ -52,6 +52,8 @@ func parseStep(word, rest string) ([]step, error) {
 		for word := range strings.FieldsSeq(rest) {
 			steps = append(steps, step{kind: "hear", text: word})
 		}
+	case "L:":
+		steps = append(steps, step{kind: "hear", text: rest})
 	case "hello":
 		lines := "250-test\r\n"
 		for ext := range strings.SplitSeq(rest, ",") {

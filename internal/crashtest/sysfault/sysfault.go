@@ -6,8 +6,9 @@
 // elsewhere does not count.
 //
 // Tracing works on linux/amd64, as an ordinary user too; elsewhere Supported
-// says so. A command traced by an ordinary user does not get the rights of its
-// set-user-ID or set-group-ID bit; traced by root it does.
+// says so. The kernel honours set-user-ID and set-group-ID bits only of commands
+// that were root when tracing began: start such a command for an ordinary user
+// through setpriv(1), not with SysProcAttr.Credential.
 //
 // Not seen: writes through a shared mapping, and calls of a process with another
 // root directory or mount namespace than the test's. io_uring and 32-bit

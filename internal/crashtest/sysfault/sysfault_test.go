@@ -185,6 +185,41 @@ func TestOrdinaryUser(t *testing.T) {
 	}
 }
 
+// TestSetgid checks that a traced program keeps its set-group-ID bit if it is
+// started through setpriv.
+func TestSetgid(t *testing.T) {
+	Need(t)
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	dir, err := os.MkdirTemp("", "setgid") // t.TempDir is closed to others
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	b, err := os.ReadFile("/usr/bin/id")
+	if err != nil {
+		t.Skip(err)
+	}
+	id := dir + "/id"
+	if err := errors.Join(os.Chmod(dir, 0755), os.WriteFile(id, b, 0755), os.Chown(id, 0, 12345), os.Chmod(id, 0755|os.ModeSetgid)); err != nil {
+		t.Fatal(err)
+	}
+	newCmd := func() *exec.Cmd {
+		return exec.Command("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", id, "-g")
+	}
+	if out, err := newCmd().Output(); err != nil || string(out) != "12345\n" {
+		t.Skipf("no set-group-ID here: %v, %q", err, out)
+	}
+	cmd := newCmd()
+	var out bytes.Buffer
+	cmd.Stdout = &out
+	run(t, cmd, Scope{Roots: []string{dir}}, nil)
+	if out.String() != "12345\n" {
+		t.Errorf("traced, the group is %q", out.String())
+	}
+}
+
 // TestEnumerate breaks the enqueue at every call in every way.
 func TestEnumerate(t *testing.T) {
 	for _, tc := range []struct {
