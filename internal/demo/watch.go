@@ -55,10 +55,19 @@ func (w *watcher) line(text string) {
 		if w.moves[m.name] == nil {
 			w.order = append(w.order, m.name)
 		}
-		w.moves[m.name] = append(w.moves[m.name], m)
+		w.moves[m.name] = inOrder(append(w.moves[m.name], m))
 	}
 	close(w.changed)
 	w.changed = make(chan struct{})
+}
+
+// inOrder sorts steps so that each begins where the one before it ends. Two
+// workers log a step each after they have made it, so that lines may cross.
+func inOrder(steps []move) []move {
+	for i := len(steps) - 1; i > 0 && steps[i-1].from == steps[i].to; i-- {
+		steps[i-1], steps[i] = steps[i], steps[i-1]
+	}
+	return steps
 }
 
 // atRest reports whether at least n recipients have been seen and all of them
