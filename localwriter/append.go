@@ -27,8 +27,9 @@ type mboxSession struct {
 	tail [2]byte // the last two bytes of file and buf; 0 where there is none
 	base int64   // length to go back to if Commit fails
 
-	dirty  bool // Commit has something to make durable
-	failed error
+	dirty   bool // Commit has something to make durable
+	newName bool // the name of the file may not be on disk yet
+	failed  error
 
 	atime time.Time // of the file, before it was read
 	read  bool      // the file was read, so that its atime may have changed
@@ -44,6 +45,8 @@ func (s *mboxSession) start() error {
 	}
 	s.atime = accessTime(info)
 	s.size, s.base = info.Size(), info.Size()
+	// Who made an empty mailbox may have been killed before its name was synced.
+	s.newName = s.created || s.size == 0
 	return s.readTail()
 }
 
@@ -77,14 +80,25 @@ func (s *mboxSession) append(ctx context.Context, m Message) (already bool, err 
 	}
 	s.dot.touch(s.sys.now())
 	if m.Suspect {
-		s.dirty = true
+		s.dirty, s.newName = true, true
 		done, already, err := s.recover(ctx, m)
 		if err != nil || done {
 			return already, err
 		}
 	}
+	// A full disk or a quota is to hit the message that it is too small for.
+	large := m.Size > mboxBuffer/8
+	if large {
+		if err := s.flush(); err != nil {
+			return false, err
+		}
+	}
 	start, tail := s.end(), s.tail
-	if err = s.copy(ctx, m); err != nil {
+	err = s.copy(ctx, m)
+	if err == nil && large {
+		err = s.flush()
+	}
+	if err != nil {
 		err = errors.Join(err, s.takeBack(start))
 		s.tail = tail
 		return false, err
@@ -189,7 +203,7 @@ func (s *mboxSession) commit() error {
 	}
 	s.restoreTimes()
 	err := s.sys.sync(s.f)
-	if err == nil && s.created {
+	if err == nil && s.newName {
 		err = syncDirectory(s.sys, filepath.Dir(s.box.Path))
 	}
 	if err != nil {
@@ -198,7 +212,7 @@ func (s *mboxSession) commit() error {
 		s.failed = err
 		return err
 	}
-	s.created = false
+	s.newName = false
 	s.dirty = false
 	s.base = s.size
 	return nil

@@ -1,13 +1,13 @@
 package localwriter
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -27,7 +27,7 @@ const (
 // A dotlock is FILE.lock, held. The zero dotlock holds nothing.
 type dotlock struct {
 	path    string
-	info    fs.FileInfo
+	mark    string // what stands in it
 	touched time.Time
 }
 
@@ -45,10 +45,10 @@ func dotlockOwner(host string) string { return "dma " + printableLine(host, 255)
 func takeDotlock(mailbox, host string, now time.Time) (dotlock, bool, error) {
 	path := mailbox + ".lock"
 	for range 2 {
-		f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o444)
+		d, err := makeDotlock(path, host, now)
 		switch {
 		case err == nil:
-			return writeDotlock(f, path, host, now)
+			return d, true, nil
 		case errors.Is(err, fs.ErrPermission), errors.Is(err, unix.EROFS), errors.Is(err, unix.ENAMETOOLONG):
 			return dotlock{}, true, nil
 		case !errors.Is(err, fs.ErrExist):
@@ -65,15 +65,31 @@ func takeDotlock(mailbox, host string, now time.Time) (dotlock, bool, error) {
 	return dotlock{}, false, nil
 }
 
-func writeDotlock(f *os.File, path, host string, now time.Time) (dotlock, bool, error) {
-	_, err := f.WriteString(dotlockMark(host))
-	info, statErr := f.Stat()
-	err = errors.Join(err, statErr, f.Close())
-	if err != nil {
-		os.Remove(path)
-		return dotlock{}, false, err
+// makeDotlock makes the lock file, which at no time is without its text: a kill
+// in between would leave one that nobody knows to be left over. The name that
+// it has first is always the same, as only who has the kernel lock comes here.
+func makeDotlock(path, host string, now time.Time) (dotlock, error) {
+	if _, err := os.Lstat(path); err == nil {
+		return dotlock{}, fs.ErrExist
 	}
-	return dotlock{path, info, now}, true, nil
+	first := path + ".dma"
+	if err := unix.Unlink(first); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return dotlock{}, err
+	}
+	f, err := os.OpenFile(first, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o444)
+	if err != nil {
+		return dotlock{}, err
+	}
+	mark := dotlockMark(host)
+	_, err = f.WriteString(mark)
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = renameExclusive(unix.AT_FDCWD, first, unix.AT_FDCWD, path)
+	}
+	if err != nil {
+		unix.Unlink(first)
+		return dotlock{}, err
+	}
+	return dotlock{path, mark, now}, nil
 }
 
 // removeStale removes the lock file if it is left over, and reports whether it
@@ -121,21 +137,26 @@ func isStale(path string, info fs.FileInfo, host string, now time.Time) bool {
 // readDotlock returns the process id in a lock file, 0 if there is none, and
 // whether dma made it on this host.
 func readDotlock(path, host string) (pid int, ours bool) {
+	first, rest, _ := strings.Cut(dotlockText(path), "\n")
+	pid, err := strconv.Atoi(strings.TrimSpace(first))
+	if err != nil || pid < 0 {
+		pid = 0
+	}
+	return pid, rest == dotlockOwner(host)
+}
+
+// dotlockText returns the beginning of a lock file, "" if it cannot be read.
+func dotlockText(path string) string {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return 0, false
+		return ""
 	}
 	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, 512))
 	if err != nil {
-		return 0, false
+		return ""
 	}
-	first, rest, _ := bytes.Cut(b, []byte("\n"))
-	pid, err = strconv.Atoi(string(bytes.TrimSpace(first)))
-	if err != nil || pid < 0 {
-		pid = 0
-	}
-	return pid, string(rest) == dotlockOwner(host)
+	return string(b)
 }
 
 // touch keeps others from taking the lock file for left over.
@@ -145,16 +166,16 @@ func (d *dotlock) touch(now time.Time) {
 	}
 }
 
-// release removes the lock file if it is still ours.
+// release removes the lock file if it is still ours: somebody may have taken it
+// for left over.
 func (d *dotlock) release() error {
 	if d.path == "" {
 		return nil
 	}
 	path := d.path
 	d.path = ""
-	info, err := os.Lstat(path)
-	if err != nil || !os.SameFile(info, d.info) {
-		return nil // somebody took it for left over
+	if dotlockText(path) != d.mark {
+		return nil
 	}
 	return os.Remove(path)
 }

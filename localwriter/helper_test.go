@@ -42,6 +42,7 @@ func TestMain(m *testing.M) {
 				fmt.Println(err)
 				os.Exit(1)
 			}
+			fmt.Println(i)
 		}
 	case "fsize": // delivers with a limit on the size of files
 		big := strings.Repeat("line\n", 100000)
@@ -61,9 +62,9 @@ func TestMain(m *testing.M) {
 }
 
 // helper starts the test binary as another process.
-func helper(t *testing.T, mode string, args ...string) (stdin io.WriteCloser, stdout *bufio.Reader, wait func() error) {
+func helper(t *testing.T, mode string, args ...string) (stdin io.WriteCloser, stdout *bufio.Reader, cmd *exec.Cmd) {
 	t.Helper()
-	cmd := exec.Command(os.Args[0], args...)
+	cmd = exec.Command(os.Args[0], args...)
 	cmd.Env = append(os.Environ(), helperEnv+"="+mode)
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -77,7 +78,7 @@ func helper(t *testing.T, mode string, args ...string) (stdin io.WriteCloser, st
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { in.Close(); cmd.Wait() })
-	return in, bufio.NewReader(out), cmd.Wait
+	return in, bufio.NewReader(out), cmd
 }
 
 func testMessage(id string, n int, content string) Message {
@@ -101,6 +102,14 @@ func rendering(t testing.TB, m Message) string {
 func suspect(m Message) Message { m.Suspect = true; return m }
 
 func testMbox(path string) Mbox { return Mbox{Path: path, UID: os.Geteuid()} }
+
+// unsyncedMbox is for tests that make many deliveries and no power cut.
+func unsyncedMbox(path string) Mbox {
+	box := testMbox(path)
+	box.sys = realSystem()
+	box.sys.sync = func(*os.File) error { return nil }
+	return box
+}
 
 // countingSystem counts fsyncs.
 func countingSystem(syncs *int) *system {

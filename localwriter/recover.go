@@ -63,6 +63,9 @@ func (s *mboxSession) mend(m Message, off int64) (done, already bool, err error)
 		}
 		return true, false, s.rewrite(m, off)
 	}
+	if lost, err := s.zeroAt(off - 1); lost || err != nil {
+		return false, false, err // it is not where a reader would have seen it
+	}
 	marked, err := s.marked(m, off)
 	return marked, marked, err
 }
@@ -255,7 +258,7 @@ func (s *mboxSession) zeroFrom(off int64) (bool, error) {
 
 // zeroAt reports whether a zero byte stands at off.
 func (s *mboxSession) zeroAt(off int64) (bool, error) {
-	if off >= s.size {
+	if off < 0 || off >= s.size {
 		return false, nil
 	}
 	var b [1]byte

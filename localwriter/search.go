@@ -89,7 +89,7 @@ func (s *mboxSession) find(ctx context.Context, key string) (off int64, ok bool,
 func (s *mboxSession) scan(ctx context.Context, message func(key []byte, off int64), hole func(off int64)) error {
 	s.read = true
 	const overlap = 2 * maxHead
-	buf := make([]byte, 256<<10)
+	buf := make([]byte, min(256<<10, s.size))
 	for off := int64(0); ; {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -98,8 +98,9 @@ func (s *mboxSession) scan(ctx context.Context, message func(key []byte, off int
 		if _, err := s.f.ReadAt(b, off); err != nil {
 			return err
 		}
-		scanMessages(b, func(key []byte, i int) { message(key, off+int64(i)) }, off == 0)
-		scanHoles(b, func(i int) { hole(off + int64(i)) }, off == 0)
+		w := window{b, off}
+		w.messages(message)
+		w.holes(hole)
 		if off+int64(len(b)) >= s.size {
 			return nil
 		}
@@ -107,39 +108,51 @@ func (s *mboxSession) scan(ctx context.Context, message func(key []byte, off int
 	}
 }
 
-// scanMessages reports the marked messages that begin in b, at the beginning
-// of which a message may begin if first is set.
-func scanMessages(b []byte, found func(key []byte, i int), first bool) {
+// A window is a part of a mailbox, from off on.
+type window struct {
+	b   []byte
+	off int64
+}
+
+// messages reports the marked messages in the window.
+func (w window) messages(found func(key []byte, off int64)) {
 	field := []byte("\n" + idField)
 	for i := 0; ; {
-		n := bytes.Index(b[i:], field)
+		n := bytes.Index(w.b[i:], field)
 		if n < 0 {
 			return
 		}
 		i += n
-		begin := bytes.LastIndexByte(b[max(0, i-maxHead):i], '\n') + 1 + max(0, i-maxHead)
-		line, value := b[begin:i], b[i+len(field):]
+		near := max(0, i-maxHead)
+		begin := bytes.LastIndexAny(w.b[near:i], "\n\x00") + 1 + near
+		line, value := w.b[begin:i], w.b[i+len(field):]
 		i += len(field)
 		end := bytes.IndexByte(value[:min(len(value), maxID+32)], '\n')
-		if end > 0 && bytes.HasPrefix(line, from) && boundary(b, begin, first) {
-			found(value[:end], begin)
+		if end > 0 && bytes.HasPrefix(line, from) && (w.boundary(begin) || w.behindLost(begin)) {
+			found(value[:end], w.off+int64(begin))
 		}
 	}
 }
 
-// scanHoles reports where in b a zero byte stands at the beginning of a
-// message.
-func scanHoles(b []byte, found func(i int), first bool) {
-	for i := 0; i < len(b); {
-		n := bytes.IndexByte(b[i:], 0)
+// holes reports where a message should begin and there are zero bytes instead
+// of it, or of the rest of its From_ line or the line with its id.
+func (w window) holes(found func(off int64)) {
+	for i := 0; i < len(w.b); {
+		n := bytes.IndexByte(w.b[i:], 0)
 		if n < 0 {
 			return
 		}
 		i += n
-		if boundary(b, i, first) {
-			found(i)
+		near := max(0, i-maxHead)
+		begin := bytes.LastIndex(w.b[near:i], []byte("\n\n")) + 2 + near
+		if begin < near+2 {
+			begin = 0
 		}
-		for i < len(b) && b[i] == 0 {
+		head := w.b[begin:i]
+		if w.boundary(begin) && bytes.HasPrefix(head, from[:min(len(from), len(head))]) {
+			found(w.off + int64(begin))
+		}
+		for i < len(w.b) && w.b[i] == 0 {
 			i++
 		}
 	}
@@ -147,6 +160,15 @@ func scanHoles(b []byte, found func(i int), first bool) {
 
 // boundary reports whether a message can begin at b[i]: behind an empty line,
 // or where the file begins.
-func boundary(b []byte, i int, first bool) bool {
-	return i == 0 && first || i >= 2 && b[i-1] == '\n' && b[i-2] == '\n'
+func (w window) boundary(i int) bool {
+	return w.off+int64(i) == 0 || i >= 2 && w.b[i-1] == '\n' && w.b[i-2] == '\n'
+}
+
+// behindLost reports whether a message can begin at b[i] because the end of the
+// one before it, or its first newline, was in a block that did not reach the
+// disk. Blocks end at multiples of 512.
+func (w window) behindLost(i int) bool {
+	at := w.off + int64(i)
+	return i >= 1 && w.b[i-1] == 0 && at%512 == 0 ||
+		i >= 2 && w.b[i-1] == '\n' && w.b[i-2] == 0 && (at-1)%512 == 0
 }

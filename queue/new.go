@@ -45,9 +45,11 @@ func (q *Queue) handleNew(ctx context.Context, name spooldir.Name) (time.Time, e
 		return time.Time{}, err
 	}
 	if made {
-		q.mu.Lock()
-		q.fresh[m.ID] = true
-		q.mu.Unlock()
+		if m.Modified.After(q.started) {
+			q.mu.Lock()
+			q.fresh[m.ID] = true
+			q.mu.Unlock()
+		}
 		q.log.Queued(m.ID, m.Sender, m.ContentLength, len(m.Recipients))
 		e := spooldir.Entry{Time: q.clock.Now(), Event: spooldir.Queued}
 		if err := q.spool.AppendJournal(m.ID, false, e); err != nil {
@@ -167,6 +169,9 @@ func (q *Queue) routeLocal(ctx context.Context, m *spooldir.Message, n int, loca
 	if len(x.Trail) == 0 && len(x.Targets) == 1 && x.Targets[0].Kind == forward.User {
 		return to(spooldir.Forwarding) // no alias: the plain case
 	}
+	if err := q.aliasUser(ctx, x.Targets); err != nil {
+		return tempfail("4.3.5", "alias %s: %v", strings.Join(x.Trail, " -> "), err)
+	}
 	sender := m.Sender
 	if x.Owner != "" && sender != "" {
 		sender = q.qualify(x.Owner)
@@ -176,6 +181,26 @@ func (q *Queue) routeLocal(ctx context.Context, m *spooldir.Message, n int, loca
 		source: "aliases", user: q.config.AliasUser,
 		reason: "alias " + strings.Join(x.Trail, " -> "),
 	})
+}
+
+// aliasUser says why nobody can run the commands and write the files among the
+// targets of an alias, nil if somebody can or there are none.
+func (q *Queue) aliasUser(ctx context.Context, targets []forward.Target) error {
+	for _, t := range targets {
+		switch t.Kind {
+		default:
+			continue
+		case forward.File, forward.Maildir, forward.Command:
+		}
+		if q.config.AliasUser == "" {
+			return errors.New("it names a file or a command, and there is no user for that; set ALIASUSER in dma.conf")
+		}
+		if _, err := q.users.Lookup(ctx, q.config.AliasUser); err != nil {
+			return fmt.Errorf("it names a file or a command, and ALIASUSER cannot be looked up: %w", err)
+		}
+		return nil
+	}
+	return nil
 }
 
 // localUser finds the user that a recipient in forwarding or local belongs to.

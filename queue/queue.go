@@ -58,7 +58,8 @@ type Queue struct {
 	loops      []*states.Loop
 
 	mu       sync.Mutex
-	fresh    map[string]bool          // messages taken up first by this process
+	started  time.Time                // of this process, by the clock of the file system
+	fresh    map[string]bool          // messages committed since, and taken up here first
 	gathered map[string]spooldir.Name // failed, and waiting for the rest of their message
 	flushed  time.Time                // what failed before is due
 	onFlush  func()
@@ -98,7 +99,7 @@ func New(o Options) *Queue {
 	q := &Queue{
 		config: o.Config, spool: o.Spool, log: o.Log, clock: o.Clock, aliases: o.Aliases,
 		users: o.Users, agent: o.Agent, watcher: o.Watcher, syncer: o.Syncer, onFlush: o.OnFlush,
-		fresh: make(map[string]bool), gathered: make(map[string]spooldir.Name),
+		started: time.Now(), fresh: make(map[string]bool), gathered: make(map[string]spooldir.Name),
 	}
 	q.mover = states.NewMover(o.Spool, states.Queue, o.Syncer, q.moved)
 	q.forwarding = &states.Lanes[spooldir.Name]{
@@ -347,8 +348,9 @@ func (q *Queue) flush() bool {
 	return true
 }
 
-// isFresh reports whether this process was the first to take a message up, so
-// that no delivery of it can have been interrupted before.
+// isFresh reports whether a message was committed after this process started,
+// so that no delivery of it can have been interrupted. A journal alone does not
+// tell: a power cut may have taken it, and left what stands in the mailbox.
 func (q *Queue) isFresh(id string) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()

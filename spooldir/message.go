@@ -46,7 +46,8 @@ func (e *CorruptError) Error() string { return e.Path + ": " + e.Reason }
 // ReadAt, Size and Content concern the content alone.
 type Message struct {
 	*Envelope
-	Submitter int // uid that owns the file, and so submitted it or is dma's own
+	Submitter int       // uid that owns the file, and so submitted it or is dma's own
+	Modified  time.Time // when its content was last written, before the commit
 
 	f        *os.File
 	dev, ino uint64
@@ -141,7 +142,7 @@ func (s *Spool) read(f *os.File, path string, name Name) (*Message, error) {
 	case env.Kind() != Submitted && int(st.Uid) != s.owner:
 		return nil, corrupt("a %s message that uid %d wrote", env.Kind(), st.Uid)
 	}
-	return &Message{Envelope: env, Submitter: int(st.Uid), f: f, dev: dev, ino: ino, offset: offset}, nil
+	return &Message{Envelope: env, Submitter: int(st.Uid), Modified: info.ModTime(), f: f, dev: dev, ino: ino, offset: offset}, nil
 }
 
 // readEnvelope reads the envelope at the beginning of f.
