@@ -20,6 +20,7 @@ type expansion struct {
 	list    bool   // the sender is the owner of a list
 	source  string // "aliases" or "forward": who lists files and commands
 	user    string // as whom files are written and commands run
+	detail  string // of user+detail: it decides which .forward lists them
 	reason  string
 }
 
@@ -187,9 +188,9 @@ func childRecipient(t forward.Target, addr string, x expansion) (spooldir.Recipi
 	case forward.Mailbox:
 		return spooldir.Recipient{Kind: spooldir.Mailbox, Address: addr, User: t.Value, Detail: t.Detail}, true
 	case forward.File, forward.Maildir:
-		return spooldir.Recipient{Kind: spooldir.File, Address: addr, User: x.user, Target: t.Value, Source: x.source}, true
+		return spooldir.Recipient{Kind: spooldir.File, Address: addr, User: x.user, Detail: x.detail, Target: t.Value, Source: x.source}, true
 	case forward.Command:
-		return spooldir.Recipient{Kind: spooldir.Command, Address: addr, User: x.user, Target: t.Value, Source: x.source}, true
+		return spooldir.Recipient{Kind: spooldir.Command, Address: addr, User: x.user, Detail: x.detail, Target: t.Value, Source: x.source}, true
 	}
 	return spooldir.Recipient{}, false
 }

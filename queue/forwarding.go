@@ -115,7 +115,7 @@ func (q *Queue) forwardOne(ctx context.Context, u passwd.User, name spooldir.Nam
 	}
 	targets := forward.KeepOwn(found.Targets, u.Name, q.isLocal)
 	return q.expand(m, name.N, spooldir.Forwarding, expansion{
-		targets: targets, sender: m.Sender, source: "forward", user: u.Name,
+		targets: targets, sender: m.Sender, source: "forward", user: u.Name, detail: detail,
 		reason: fmt.Sprintf("%s of %s", found.Path, u.Name),
 	})
 }

@@ -139,7 +139,7 @@ func (q *Queue) finishLocal(m *spooldir.Message, job *agent.Job) error {
 func (q *Queue) expandAgain(m *spooldir.Message, n int, job *agent.Job) error {
 	r := &m.Recipients[n-1]
 	reason := fmt.Sprintf("%s no longer lists %s", r.User, r.Target)
-	again := spooldir.Recipient{Kind: spooldir.LocalUser, Address: r.Address, User: r.User, Original: r.Original, Notify: r.Notify, ORCPT: r.ORCPT}
+	again := spooldir.Recipient{Kind: spooldir.LocalUser, Address: r.Address, User: r.User, Detail: r.Detail, Original: r.Original, Notify: r.Notify, ORCPT: r.ORCPT}
 	if r.Source == "aliases" {
 		again.Kind, again.User = spooldir.Address, ""
 	}

@@ -38,6 +38,11 @@ func (q *Queue) handlePermfail(ctx context.Context, name spooldir.Name) (time.Ti
 	q.mu.Lock()
 	delete(q.gathered, m.ID)
 	q.mu.Unlock()
+	// The net process moves names without the lock of the message: what it
+	// moved here while the others were looked at belongs into this bounce.
+	if numbers, err = q.spool.Standing(m, spooldir.Permfail); err != nil {
+		return time.Time{}, err
+	}
 
 	journal, err := q.spool.ReadJournal(m.ID)
 	if err != nil {

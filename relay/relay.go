@@ -3,7 +3,7 @@
 //
 // It reads remote and appends to journals. It makes no journal, sees no other
 // directory, and moves names only out of remote: to sent, tempfail or
-// permfail.
+// permfail, and to corrupt what is no message.
 package relay
 
 import (
@@ -26,7 +26,8 @@ import (
 // recipient, in the order of the message's recipients. smarthost.Relay is one.
 type Deliverer interface {
 	Deliver(ctx context.Context, m smarthost.Message) []smarthost.Outcome
-	Flush()
+	Flush() // forget back-off
+	Close() // say goodbye to idle peers
 }
 
 // Options are the parts that New puts together.
@@ -57,6 +58,7 @@ func New(o Options) *Relay {
 	r.loop = &states.Loop{
 		Spool: o.Spool, State: spooldir.Remote, Bell: o.Watcher.Bell(spooldir.Remote), Clock: o.Clock,
 		Handle: r.handle, Parallel: o.Concurrency, Rescan: o.Rescan,
+		Foreign: r.foreign,
 		Trouble: func(_ spooldir.State, name spooldir.Name, err error) {
 			if name.ID != "" {
 				err = fmt.Errorf("%s: %w", name.Ref(), err)
@@ -72,7 +74,10 @@ func New(o Options) *Relay {
 func (r *Relay) Ringing(state spooldir.State, bell *spooldir.Bell) { r.mover.Ringing(state, bell) }
 
 // Run works until ctx ends.
-func (r *Relay) Run(ctx context.Context) error { return r.loop.Run(ctx) }
+func (r *Relay) Run(ctx context.Context) error {
+	defer r.o.Deliverer.Close()
+	return r.loop.Run(ctx)
+}
 
 // Idle reports whether there is nothing to do now.
 func (r *Relay) Idle() bool { return r.loop.Idle() }
@@ -96,15 +101,7 @@ func (r *Relay) handle(ctx context.Context, name spooldir.Name) (time.Time, erro
 	case errors.Is(err, spooldir.ErrGone), errors.Is(err, spooldir.ErrUncommitted):
 		return time.Time{}, nil
 	case errors.As(err, &corrupt):
-		kept, err := r.o.Spool.Quarantine(spooldir.Remote, name.String())
-		if err != nil {
-			if errors.Is(err, spooldir.ErrGone) {
-				err = nil
-			}
-			return time.Time{}, err
-		}
-		r.o.Log.Corrupt(string(spooldir.Remote)+"/"+name.String(), corrupt.Reason, kept)
-		return time.Time{}, nil
+		return time.Time{}, r.quarantine(name.String(), corrupt.Reason)
 	case err != nil:
 		return time.Time{}, err
 	}
@@ -120,6 +117,25 @@ func (r *Relay) handle(ctx context.Context, name spooldir.Name) (time.Time, erro
 		panic(states.Fatal{Reason: fmt.Sprintf("message %s: %d outcomes for %d recipients", m.ID, len(outcomes), len(numbers))})
 	}
 	return time.Time{}, r.settle(m, journal, numbers, outcomes, start)
+}
+
+// quarantine moves a file that cannot be a message to corrupt and says so once.
+func (r *Relay) quarantine(file, reason string) error {
+	kept, err := r.o.Spool.Quarantine(spooldir.Remote, file)
+	if errors.Is(err, spooldir.ErrGone) {
+		return nil
+	}
+	if err == nil {
+		r.o.Log.Corrupt(string(spooldir.Remote)+"/"+file, reason, kept)
+	}
+	return err
+}
+
+// foreign deals with a file that is no recipient.
+func (r *Relay) foreign(file string) {
+	if err := r.quarantine(file, "not the name of a recipient"); err != nil {
+		r.o.Log.WorkerTrouble("net", err)
+	}
 }
 
 // gather returns the recipients to hand over. It looks for them under the

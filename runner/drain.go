@@ -33,6 +33,7 @@ func runDrain(c *call) error {
 // of its own. A service that holds the spool does the work itself.
 func (c *call) drain(ctx context.Context, s *spooldir.Spool) error {
 	log := logTo(c.stdio.Err)
+	stuck := make(map[string]bool) // ids that a whole run has left in new
 	for {
 		release, err := locks(s, "drain")
 		if errors.Is(err, spooldir.ErrLocked) {
@@ -59,9 +60,18 @@ func (c *call) drain(ctx context.Context, s *spooldir.Spool) error {
 			return err
 		}
 		left, err := committed(s)
-		if err != nil || !left {
+		if err != nil {
 			return err
 		}
+		// What trouble of the machine keeps in new waits for the next drain.
+		fresh := false
+		for id := range left {
+			fresh = fresh || !stuck[id]
+		}
+		if !fresh {
+			return nil
+		}
+		stuck = left
 	}
 }
 
@@ -101,19 +111,22 @@ func (c *call) drainOnce(ctx context.Context, s *spooldir.Spool, log *maillog.Lo
 	}
 }
 
-// committed reports whether there is committed mail in new.
-func committed(s *spooldir.Spool) (bool, error) {
-	found := false
+// committed returns the ids of the messages that stand committed in new.
+func committed(s *spooldir.Spool) (map[string]bool, error) {
+	found := make(map[string]bool)
 	var trouble error
 	err := s.Scan(spooldir.New, func(n spooldir.Name) bool {
+		if found[n.ID] {
+			return true
+		}
 		m, err := s.Open(spooldir.New, n)
 		if err == nil {
 			m.Close()
-			found = true
+			found[n.ID] = true
 		} else if !errors.Is(err, spooldir.ErrGone) && !errors.Is(err, spooldir.ErrUncommitted) {
 			trouble = err
 		}
-		return !found
+		return true
 	}, nil)
 	return found, errors.Join(err, trouble)
 }

@@ -89,19 +89,20 @@ func listQueue(s *spooldir.Spool) ([]waiting, error) {
 // moved on to its end.
 func describe(s *spooldir.Spool, p spooldir.Place, journals map[string]*spooldir.Journal) (waiting, bool, error) {
 	m, err := s.Open(p.State, p.Name)
-	if errors.Is(err, spooldir.ErrGone) {
-		at, err := s.Find(p.Name)
-		if err != nil || len(at) == 0 {
-			return waiting{}, false, err
+	// It may move on between the look for it and opening it, but not for ever.
+	for range 20 {
+		if !errors.Is(err, spooldir.ErrGone) {
+			break
+		}
+		at, err2 := s.Find(p.Name)
+		if err2 != nil || len(at) == 0 {
+			return waiting{}, false, err2
 		}
 		p.State = at[len(at)-1]
 		m, err = s.Open(p.State, p.Name)
-		if errors.Is(err, spooldir.ErrGone) {
-			return waiting{}, false, nil
-		}
-		if err != nil {
-			return unreadable(p, err), true, nil
-		}
+	}
+	if errors.Is(err, spooldir.ErrGone) {
+		return waiting{}, false, nil
 	}
 	if errors.Is(err, spooldir.ErrUncommitted) {
 		return waiting{}, false, nil

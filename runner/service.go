@@ -126,7 +126,7 @@ func assemble(c *config.Config, s *spooldir.Spool, log *maillog.Log) (*service, 
 	}
 	v.relay = relay.New(relay.Options{
 		Spool: s, Watcher: v.watcher, Log: log, Clock: clock, Retry: schedule, Syncer: v.syncer,
-		Deliverer: smarthost.New(smarthost.Config{Name: host, Hosts: hosts, Concurrency: c.Concurrency, RetryMin: c.RetryMin, RetryMax: c.RetryMax}),
+		Deliverer: smarthost.New(smarthost.Config{Name: host, Hosts: hosts, Concurrency: c.Concurrency}),
 		HostName:  host, Concurrency: c.Concurrency, Rescan: rescan,
 	})
 	v.queue = queue.New(queue.Options{

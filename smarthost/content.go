@@ -13,6 +13,9 @@ import (
 // (RFC 5322 section 2.1.1).
 const maxLine = 998
 
+// blockSize is how much of a message is written at a time.
+const blockSize = 32 * 1024
+
 // content is what a message is on the wire.
 type content struct {
 	size       int64 // octets with CRLF, without stuffed dots (RFC 1870 section 5)
@@ -46,7 +49,6 @@ func measure(m *Message) (*content, error) {
 // peer that delays its acknowledgements would hold up a dot of its own. write
 // gets blocks of at most blockSize octets; last is true with the final dot.
 func writeContent(m *Message, write func(block []byte, last bool) error) error {
-	const blockSize = 32 * 1024
 	block := make([]byte, 0, blockSize)
 	err := eachLine(m, func(line []byte) error {
 		// Room for the line, its stuffed dot and end, and the final dot.
@@ -81,8 +83,12 @@ func eachLine(m *Message, emit func(line []byte) error) error {
 	header := true
 	var line []byte // of the current line, what was not yet emitted
 	out := func(piece []byte) error {
-		for i := bytes.IndexByte(piece, '\r'); i >= 0; i = bytes.IndexByte(piece, '\r') {
-			piece[i] = ' '
+		if bytes.IndexByte(piece, '\r') >= 0 {
+			for i := range piece {
+				if piece[i] == '\r' {
+					piece[i] = ' '
+				}
+			}
 		}
 		return emit(piece)
 	}

@@ -20,6 +20,7 @@ type Session struct {
 	sent   int  // MAIL commands that were answered
 	dirty  bool // a transaction is open; RSET has to end it
 	broken bool // closed, or nobody knows what the next reply belongs to
+	last   bool // takes no further transaction
 	stale  bool // died before the first reply of a transaction, after an earlier one
 }
 
@@ -121,7 +122,7 @@ func (s *Session) abort() {
 
 // Usable reports whether the session can carry another transaction.
 func (s *Session) Usable() bool {
-	return !s.broken && !s.wire.isStopped() && (s.ext.mailMax == 0 || s.sent < s.ext.mailMax)
+	return !s.broken && !s.last && !s.wire.isStopped() && (s.ext.mailMax == 0 || s.sent < s.ext.mailMax)
 }
 
 // Close says goodbye, if there is somebody who listens, and closes the

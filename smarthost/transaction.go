@@ -246,6 +246,9 @@ func (t *transaction) step(command, line string, d time.Duration) (r reply, ok b
 // temporary, whatever the reply.
 func (t *transaction) giveUp(o Outcome) {
 	o.Verdict = Tempfail
+	if class := o.Reply.Code / 100; class == 2 || class == 3 {
+		o.detail = "5.0" // good news in the wrong place
+	}
 	t.lost = &o
 	t.s.abort()
 }
@@ -331,6 +334,11 @@ func (t *transaction) data() {
 func (t *transaction) content() {
 	const command = "end of data"
 	s := t.s
+	if s.wire.br.Buffered() > 0 {
+		// An answer to nothing, whatever it says.
+		t.giveUp(s.local(Tempfail, command, "5.0", "the relay answered before it had the message"))
+		return
+	}
 	writing := s.wire.send(t.m)
 	r, err := readReply(s.wire.br)
 	early := !s.wire.isCommitted()
@@ -345,6 +353,9 @@ func (t *transaction) content() {
 		o.DSN = s.ext.dsn && o.Verdict == Sent
 		t.settleRest(t.taken, o)
 		s.wire.uncommit()
+		// A refusal may have been on its way before the end of a long message,
+		// and another one may follow, which would be taken for the reply to MAIL.
+		s.last = o.Verdict != Sent && t.c.size > blockSize/2
 		return
 	}
 	// What is left ends the session.

@@ -33,7 +33,7 @@ type Recipient struct {
 	Kind     RecipientKind
 	Address  string // the mail address; for a mailbox, file or command the address whose expansion named it
 	User     string // all but address: the local user as whom it is delivered
-	Detail   string // user, mailbox: what follows the + of user+detail
+	Detail   string // all but address: what follows the + of user+detail
 	Target   string // file, command: the path or the command line, as the user wrote it
 	Source   string // file, command: the file that lists it: "forward" or "aliases"
 	Original string // the address as first submitted, where an expansion changed it

@@ -1,6 +1,7 @@
 package sendmail
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
@@ -9,37 +10,24 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"dma/spooldir"
 )
 
-// buildDir is where build puts the real command.
-var buildDir string
-
-// build compiles the real command once for all tests.
-var build = sync.OnceValues(func() (string, error) {
-	file := filepath.Join(buildDir, "dma")
-	cmd := exec.Command("go", "build", "-o", file, "dma/cmd/dma")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("%w: %s", err, out)
-	}
-	return file, nil
-})
+// asCommand makes the test's own program the command: TestMain then calls Main.
+const asCommand = "DMA_TEST_COMMAND"
 
 func TestMain(m *testing.M) {
-	dir, err := os.MkdirTemp("", "dma-test-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
+	switch spool := os.Getenv("DMA_TEST_SPOOL"); {
+	case os.Getenv(asCommand) != "":
+		os.Exit(Main())
+	case spool != "":
+		os.Exit(setgidMain(spool))
 	}
-	buildDir = dir
-	status := m.Run()
-	os.RemoveAll(dir)
-	os.Exit(status)
+	os.Exit(m.Run())
 }
 
 // host is the real command with a spool and a dma-runner of the test's own.
@@ -47,7 +35,8 @@ type host struct {
 	dir    string
 	spool  string
 	config string
-	report string // a FIFO to which dma-runner writes what it was given
+	report string   // a FIFO to which dma-runner writes what it was given
+	reader *os.File // its other end
 }
 
 // runnerScript says what dma-runner was started with.
@@ -57,41 +46,47 @@ const runnerScript = `#!/bin/sh
 	echo "cwd: $(pwd)"
 	echo "env: $(env | grep -v -e ^PWD= -e ^_= -e ^SHLVL= -e ^OLDPWD= | tr '\n' ' ')"
 	echo "fds: $(cd /proc/self/fd 2>/dev/null && echo *)"
+	echo "umask: $(umask)"
 	echo "stdin: $(head -c 5)"
 	echo "ids: $(id -ru) $(id -u) $(id -rg) $(id -g)"
 	echo "session: $(ps -o sid= -p $$ 2>/dev/null | tr -d ' ') $$"
+	echo end
 } >%s
 exit 3
 `
 
 func newHost(t *testing.T) *host {
 	t.Helper()
-	if testing.Short() {
-		t.Skip("builds and starts the real command")
-	}
-	file, err := build()
+	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Setenv(asCommand, "1")
 	dir, err := filepath.EvalSymlinks(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
 	h := &host{dir: dir, spool: filepath.Join(dir, "spool"), config: filepath.Join(dir, "dma.conf"), report: filepath.Join(dir, "report")}
-	data, err := os.ReadFile(file)
+	data, err := os.ReadFile(self)
 	for _, err := range []error{
 		err,
 		os.Mkdir(filepath.Join(dir, "bin"), 0o755),
 		os.WriteFile(h.program(), data, 0o755),
 		os.WriteFile(filepath.Join(dir, "bin", "dma-runner"), fmt.Appendf(nil, runnerScript, h.report), 0o755),
 		os.WriteFile(h.config, []byte("SPOOLDIR spool\nMAILNAME mail.example\n"), 0o644),
-		syscall.Mkfifo(h.report, 0o666),
+		syscall.Mkfifo(h.report, 0o600),
+		os.Chmod(h.report, 0o666),
 		spooldir.Init(h.spool),
 	} {
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
+	// With both ends open here nobody waits for the other.
+	if h.reader, err = os.OpenFile(h.report, os.O_RDWR|syscall.O_NONBLOCK, 0); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { h.reader.Close() })
 	return h
 }
 
@@ -197,19 +192,22 @@ func TestQueue(t *testing.T) {
 	}
 }
 
-// fields reads what dma-runner reports. Opening the FIFO waits for it.
+// fields waits for dma-runner and reads what it reports.
 func (h *host) fields(t *testing.T) map[string]string {
 	t.Helper()
-	data, err := os.ReadFile(h.report)
-	if err != nil {
+	if err := h.reader.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
 		t.Fatal(err)
 	}
 	m := make(map[string]string)
-	for _, line := range strings.Split(strings.TrimSuffix(string(data), "\n"), "\n") {
-		key, value, _ := strings.Cut(line, ": ")
+	for lines := bufio.NewScanner(h.reader); lines.Scan(); {
+		if lines.Text() == "end" {
+			return m
+		}
+		key, value, _ := strings.Cut(lines.Text(), ":")
 		m[key] = strings.TrimSpace(value)
 	}
-	return m
+	t.Fatalf("dma-runner said only %q", m)
+	return nil
 }
 
 // TestBackgroundDrain looks at what the process has that a submission starts.
@@ -231,6 +229,7 @@ func TestBackgroundDrain(t *testing.T) {
 	equal(t, "args", got["args"], "-C "+h.config+" drain")
 	equal(t, "cwd", got["cwd"], "/")
 	equal(t, "env", got["env"], safePath)
+	equal(t, "umask", got["umask"], "0077")
 	equal(t, "stdin", got["stdin"], "")
 	if got["session"] != "" {
 		sid, pid, _ := strings.Cut(got["session"], " ")
@@ -246,18 +245,11 @@ func TestBackgroundDrain(t *testing.T) {
 // the message is queued all the same.
 func TestForegroundDrain(t *testing.T) {
 	h := newHost(t)
-	done := make(chan map[string]string, 1)
-	go func() {
-		data, _ := os.ReadFile(h.report)
-		done <- map[string]string{"all": string(data)}
-	}()
 	status, stderr := h.send(t, "\ntext\n", "-odi", "bob")
 	m, _ := h.one(t)
 	equal(t, "status", status, 0)
 	equal(t, "stderr", stderr, "dma: warning: message "+m.ID+" is queued, but its delivery could not be started: "+h.dir+"/bin/dma-runner: exit status 3\n")
-	if got := <-done; !strings.HasPrefix(got["all"], "args: -C "+h.config+" drain\n") {
-		t.Errorf("dma-runner: %q", got["all"])
-	}
+	equal(t, "args", h.fields(t)["args"], "-C "+h.config+" drain")
 }
 
 // TestNoDrain: where somebody serves the queue, nothing is started.
@@ -281,24 +273,18 @@ func TestNoDrain(t *testing.T) {
 
 func TestExecRunner(t *testing.T) {
 	h := newHost(t)
-	done := make(chan string, 1)
-	go func() {
-		data, _ := os.ReadFile(h.report)
-		done <- string(data)
-	}()
 	cmd := h.command("-bs")
 	cmd.Stdin = strings.NewReader("QUIT\r\n")
 	cmd.Args[0] = "/nowhere/sendmail"
-	cmd.Env = []string{"PATH=/nowhere", "SECRET=x"}
+	cmd.Env = []string{asCommand + "=1", "PATH=/nowhere", "SECRET=x"}
 	if status, stderr := finish(t, cmd); status != 3 {
 		t.Fatalf("status %d: %s", status, stderr)
 	}
-	got := <-done
-	for _, want := range []string{"args: -C " + h.config + " smtp\n", "cwd: " + h.dir + "\n", "env: " + safePath + " \n", "stdin: QUIT\r\n"} {
-		if !strings.Contains(got, want) {
-			t.Errorf("no %q in %q", want, got)
-		}
-	}
+	got := h.fields(t)
+	equal(t, "args", got["args"], "-C "+h.config+" smtp")
+	equal(t, "cwd", got["cwd"], h.dir)
+	equal(t, "env", got["env"], safePath)
+	equal(t, "stdin", got["stdin"], "QUIT")
 
 	if err := os.Remove(filepath.Join(h.dir, "bin", "dma-runner")); err != nil {
 		t.Fatal(err)
@@ -422,6 +408,32 @@ func (h *host) signalled(t *testing.T, s syscall.Signal, script string, goOn boo
 	return cmd.ProcessState.ExitCode(), stderr.String()
 }
 
+// TestTimeZone: a file that the caller names as TZ is not read.
+func TestTimeZone(t *testing.T) {
+	h := newHost(t)
+	// The least file of RFC 9636: one zone, 5:30 h east, called XYZ.
+	zone := "TZif" + strings.Repeat("\x00", 16) +
+		"\x00\x00\x00\x00" + "\x00\x00\x00\x00" + "\x00\x00\x00\x00" + "\x00\x00\x00\x00" + "\x00\x00\x00\x01" + "\x00\x00\x00\x04" +
+		"\x00\x00\x4d\x58" + "\x00\x00" + "XYZ\x00"
+	file := filepath.Join(h.dir, "zone")
+	if err := os.WriteFile(file, []byte(zone), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	loc, err := time.LoadLocationFromTZData("zone", []byte(zone))
+	if err != nil || time.Now().In(loc).Format("-0700") != "+0530" {
+		t.Fatalf("the test's zone is not one: %v", err)
+	}
+	cmd := h.command("-odq", "bob")
+	cmd.Env = append(os.Environ(), "TZ="+file)
+	cmd.Stdin = strings.NewReader("\ntext\n")
+	if status, stderr := finish(t, cmd); status != 0 {
+		t.Fatalf("status %d: %s", status, stderr)
+	}
+	if _, content := h.one(t); strings.Contains(content, "+0530") {
+		t.Errorf("content %q", content)
+	}
+}
+
 // TestClosedOutput: nobody who reads the standard error is no reason to fail
 // after the commit.
 func TestClosedOutput(t *testing.T) {
@@ -468,74 +480,5 @@ func TestLight(t *testing.T) {
 	}
 	if len(deps) < 10 {
 		t.Errorf("only %d packages", len(deps))
-	}
-}
-
-// TestSetgid installs the command setgid on a spool as the service has it, and
-// lets an ordinary user submit. It needs root, and so runs only where the whole
-// machine is the test's.
-func TestSetgid(t *testing.T) {
-	if os.Getuid() != 0 || os.Getenv("CI") != "true" {
-		t.Skip("needs root and CI=true")
-	}
-	const group, user = 64321, 64322
-	h := newHost(t)
-	for dir := h.dir; dir != "/" && dir != os.TempDir(); dir = filepath.Dir(dir) {
-		if err := os.Chmod(dir, 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	// The owner of the spool is dma, which here is the group's number as a uid.
-	for _, name := range []string{"", "tmp", "new"} {
-		path := filepath.Join(h.spool, name)
-		if err := os.Chown(path, group, group); err != nil {
-			t.Fatal(err)
-		}
-		mode := uint32(0o3730)
-		if name == "" {
-			mode = 0o755
-		}
-		if err := syscall.Chmod(path, mode); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := os.Chown(h.program(), 0, group); err != nil {
-		t.Fatal(err)
-	}
-	if err := syscall.Chmod(h.program(), 0o2755); err != nil {
-		t.Fatal(err)
-	}
-	as := func(noNewPrivs bool, stdin string, args ...string) (int, string) {
-		words := append([]string{h.program()}, args...)
-		if noNewPrivs {
-			words = append([]string{"setpriv", "--no-new-privs"}, words...)
-		}
-		cmd := exec.Command(words[0], words[1:]...)
-		cmd.Dir = "/"
-		cmd.Stdin = strings.NewReader(stdin)
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: user, Gid: user}}
-		return finish(t, cmd)
-	}
-
-	// Without -C the spool is the system's: what can be tried here with an
-	// absolute path of our own needs the group, and -C gives it up.
-	status, stderr := as(false, "\ntext\n", "-C", h.config, "bob")
-	equal(t, "-C: status", status, 75)
-	equal(t, "-C: stderr", stderr, "dma: no way into the queue: writing in "+h.spool+"/tmp: permission denied; the spool's owner can, and everybody if dma is installed setgid and may use that\n")
-
-	// What dma-runner gets has nothing of the group.
-	done := make(chan map[string]string, 1)
-	go func() { done <- h.fields(t) }()
-	if status, stderr := as(false, "", "-bp"); status != 3 {
-		t.Fatalf("-bp: status %d: %s", status, stderr)
-	}
-	equal(t, "ids of dma-runner", (<-done)["ids"], fmt.Sprintf("%d %d %d %d", user, user, user, user))
-
-	// The door itself, with the group.
-	if err := os.Chown(h.config, user, user); err != nil {
-		t.Fatal(err)
-	}
-	if list := h.messages(t); len(list) != 0 {
-		t.Errorf("%d messages", len(list))
 	}
 }
