@@ -203,14 +203,32 @@ func (q *Queue) finishParents(m *spooldir.Message) error {
 		return nil
 	}
 	for _, p := range m.Parents {
-		at, err := q.spool.Find(p.Name)
+		if err := q.finishNames(m, p.Name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// finishNames finishes the steps of one parent, wherever it stands. What a
+// hand moves at this very moment is looked for again.
+func (q *Queue) finishNames(m *spooldir.Message, parent spooldir.Name) error {
+	for range 3 {
+		at, err := q.spool.Find(parent)
 		if err != nil {
 			return err
 		}
+		moved := false
 		for _, state := range at {
-			if err := q.finishParent(m, p.Name, state); err != nil && !errors.Is(err, spooldir.ErrGone) {
+			err := q.finishParent(m, parent, state)
+			if errors.Is(err, spooldir.ErrGone) {
+				moved = true
+			} else if err != nil {
 				return err
 			}
+		}
+		if !moved {
+			return nil
 		}
 	}
 	return nil
@@ -234,7 +252,8 @@ func (q *Queue) finishParent(m *spooldir.Message, parent spooldir.Name, state sp
 			return q.releaseLast(parent, state, reason)
 		}
 	case spooldir.Success:
-		if state == spooldir.Sent {
+		// A second name, linked by hand, would be reported again.
+		if state != spooldir.Permfail {
 			return q.releaseLast(parent, state, reason)
 		}
 	}

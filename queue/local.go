@@ -42,6 +42,15 @@ func (q *Queue) runLocal(ctx context.Context, user string, names []spooldir.Name
 		if m == nil {
 			continue
 		}
+		// It may have been lined up again while it was being delivered.
+		if rest, err := q.delivered(m, spooldir.Local, []int{name.N}); len(rest) == 0 {
+			if err != nil {
+				q.trouble(spooldir.Local, name, err)
+				q.pause(spooldir.Local, name)
+			}
+			m.Close()
+			continue
+		}
 		job, err := q.job(ctx, m, name.N)
 		if err != nil {
 			q.trouble(spooldir.Local, name, err)

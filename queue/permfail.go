@@ -53,7 +53,7 @@ func (q *Queue) handlePermfail(ctx context.Context, name spooldir.Name) (time.Ti
 		notify, err := dsn.ParseNotify(m.Recipients[n-1].Notify)
 		switch {
 		case journal.Has(spooldir.Kept, n):
-		case err == nil && !notify.Wants(dsn.Failed) && m.Sender != "":
+		case err == nil && !notify.Wants(dsn.Failed) && (m.Sender != "" || m.Kind() == spooldir.Submitted):
 			silent = append(silent, n)
 		default:
 			report = append(report, n)
@@ -108,7 +108,11 @@ func (q *Queue) toPostmaster(m *spooldir.Message) bool {
 			addr = r.Original
 		}
 		a, err := address.Parse(addr)
-		if err != nil || !strings.EqualFold(a.Local, "postmaster") {
+		if err != nil || !strings.EqualFold(a.Local, postmaster) {
+			return false
+		}
+		// Another host's postmaster is a sender like others.
+		if _, here := q.isLocal(a); !here && a.Domain != "" && !strings.EqualFold(a.Domain, q.config.HostName) {
 			return false
 		}
 	}

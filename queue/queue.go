@@ -58,10 +58,11 @@ type Queue struct {
 	loops      []*states.Loop
 
 	mu       sync.Mutex
-	started  time.Time                // of this process, by the clock of the file system
-	fresh    map[string]bool          // messages committed since, and taken up here first
-	gathered map[string]spooldir.Name // failed, and waiting for the rest of their message
-	flushed  time.Time                // what failed before is due
+	started  time.Time                    // of this process, by the clock of the file system
+	fresh    map[string]bool              // messages committed since, and taken up here first
+	gathered map[string]spooldir.Name     // failed, and waiting for the rest of their message
+	released map[string]map[int]time.Time // when recipients went from tempfail to new, by id and number
+	flushed  time.Time                    // what failed before is due
 	onFlush  func()
 	stopping <-chan struct{}
 }
@@ -100,6 +101,7 @@ func New(o Options) *Queue {
 		config: o.Config, spool: o.Spool, log: o.Log, clock: o.Clock, aliases: o.Aliases,
 		users: o.Users, agent: o.Agent, watcher: o.Watcher, syncer: o.Syncer, onFlush: o.OnFlush,
 		started: time.Now(), fresh: make(map[string]bool), gathered: make(map[string]spooldir.Name),
+		released: make(map[string]map[int]time.Time),
 	}
 	q.mover = states.NewMover(o.Spool, states.Queue, o.Syncer, q.moved)
 	q.forwarding = &states.Lanes[spooldir.Name]{
@@ -221,7 +223,14 @@ func (q *Queue) recover(ctx context.Context) error {
 		return err
 	}
 	for _, name := range r.Children {
-		m, err := q.open(ctx, spooldir.New, name)
+		at, err := q.spool.Find(name)
+		if err != nil {
+			return err
+		}
+		if len(at) == 0 {
+			continue
+		}
+		m, err := q.open(ctx, at[0], name)
 		if err != nil || m == nil {
 			if err != nil {
 				return err

@@ -16,8 +16,8 @@ const postmaster = "postmaster"
 // steps. What the journal says about them goes into the report.
 func (q *Queue) commitReport(m *spooldir.Message, numbers []int, kind spooldir.Kind, what dsn.Kind) (*spooldir.Draft, error) {
 	env := &spooldir.Envelope{
-		ID:  spooldir.DeriveID(m.ID, numbers[0], kind),
-		UID: q.spool.Owner(),
+		ID:      spooldir.DeriveID(m.ID, numbers[0], kind),
+		Arrival: q.clock.Now(), UID: q.spool.Owner(),
 	}
 	for _, n := range numbers {
 		env.Parents = append(env.Parents, spooldir.Parent{Name: m.Name(n)})

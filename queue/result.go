@@ -23,10 +23,7 @@ func (q *Queue) settle(m *spooldir.Message, from spooldir.State, results []resul
 		return nil
 	}
 	now := q.clock.Now()
-	journal, err := q.spool.ReadJournal(m.ID)
-	if err != nil {
-		journal = &spooldir.Journal{}
-	}
+	var journal *spooldir.Journal // read where it matters
 	var entries []spooldir.Entry
 	for i := range results {
 		r := &results[i]
@@ -36,6 +33,12 @@ func (q *Queue) settle(m *spooldir.Message, from spooldir.State, results []resul
 			e.Event = spooldir.Delivered
 		case spooldir.Tempfail:
 			e.Event = spooldir.Deferred
+			if journal == nil {
+				var err error
+				if journal, err = q.spool.ReadJournal(m.ID); err != nil {
+					journal = &spooldir.Journal{}
+				}
+			}
 			e.Next = q.config.Retry.Next(m.ID, journal.Attempts(r.n)+1, m.Arrival, now)
 		case spooldir.Permfail:
 			e.Event = spooldir.Failed

@@ -49,6 +49,7 @@ func (q *Queue) last(m *spooldir.Message) error {
 	q.mu.Lock()
 	delete(q.fresh, m.ID)
 	delete(q.gathered, m.ID)
+	delete(q.released, m.ID)
 	q.mu.Unlock()
 	return q.spool.RemoveJournal(m.ID)
 }

@@ -2,6 +2,7 @@ package queue
 
 import (
 	"context"
+	"maps"
 	"time"
 
 	"dma/internal/dsn"
@@ -27,7 +28,7 @@ func (q *Queue) handleTempfail(ctx context.Context, name spooldir.Name) (time.Ti
 	}
 	now := q.clock.Now()
 	q.mu.Lock()
-	flushed := q.flushed
+	flushed, released := q.flushed, q.released[m.ID]
 	q.mu.Unlock()
 
 	var due []spooldir.Name
@@ -37,6 +38,14 @@ func (q *Queue) handleTempfail(ctx context.Context, name spooldir.Name) (time.Ti
 	for _, n := range numbers {
 		last := journal.Last(n)
 		at := journal.Next(n)
+		tried, back := released[n]
+		if last != nil && !last.Time.Before(tried) {
+			tried = last.Time
+		} else if back {
+			// It is here again, and the disk did not let anybody record why.
+			// Without a rest it would be tried again and again.
+			at = q.config.Retry.Next(m.ID, 2, m.Arrival, tried)
+		}
 		switch {
 		case q.config.Retry.Expired(m.Arrival, now, journal.Attempts(n)):
 			r := result{n: n, to: spooldir.Permfail, status: "5.4.7", reply: "gave up: too old", relay: "none"}
@@ -45,7 +54,7 @@ func (q *Queue) handleTempfail(ctx context.Context, name spooldir.Name) (time.Ti
 			}
 			expired = append(expired, r)
 			continue
-		case !at.After(now), last != nil && last.Time.Before(flushed):
+		case !at.After(now), tried.Before(flushed):
 			due = append(due, m.Name(n))
 		case next.IsZero() || at.Before(next):
 			next = at
@@ -62,6 +71,9 @@ func (q *Queue) handleTempfail(ctx context.Context, name spooldir.Name) (time.Ti
 			q.trouble(spooldir.Tempfail, name, err)
 		}
 	}
+	if len(due) > 0 {
+		q.releasing(m.ID, due, now)
+	}
 	if _, err := q.mover.MoveAll(due, spooldir.Tempfail, spooldir.New, "its time has come"); err != nil {
 		return time.Time{}, err
 	}
@@ -71,6 +83,21 @@ func (q *Queue) handleTempfail(ctx context.Context, name spooldir.Name) (time.Ti
 		}
 	}
 	return next, nil
+}
+
+// releasing notes that names of a message go back to new now. The map is never
+// changed once it is handed out.
+func (q *Queue) releasing(id string, names []spooldir.Name, now time.Time) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	released := maps.Clone(q.released[id])
+	if released == nil {
+		released = make(map[int]time.Time)
+	}
+	for _, n := range names {
+		released[n.N] = now.Truncate(time.Microsecond) // as exact as a journal
+	}
+	q.released[id] = released
 }
 
 // isLate reports whether the sender asked to hear of a delay of recipient n

@@ -11,7 +11,7 @@ import (
 // Recovery is what Recover found and mended.
 type Recovery struct {
 	Done     []Cleaned
-	Children []Name // one name of each committed message in new that dma itself made
+	Children []Name // one name of each committed message in new or hold that dma itself made
 }
 
 // Recover brings the spool into a legal state after whatever happened to it.
@@ -69,10 +69,11 @@ func (c *cleaner) names(r *Recovery) (ids, underWay map[string]bool, err error) 
 				if gone {
 					continue
 				}
-				if kind, _ := IDKind(n.ID); kind != Submitted && !children[n.ID] {
-					children[n.ID] = true
-					r.Children = append(r.Children, n)
-				}
+			}
+			// It may have been parked while nobody could finish its parent's step.
+			if kind, _ := IDKind(n.ID); kind != Submitted && !children[n.ID] && (state == New || state == Hold) {
+				children[n.ID] = true
+				r.Children = append(r.Children, n)
 			}
 			ids[n.ID] = true
 			underWay[n.ID] = underWay[n.ID] || state != New
