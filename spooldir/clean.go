@@ -70,6 +70,9 @@ func (c *cleaner) tmp(dead func(id string) bool) error {
 			errs = append(errs, err)
 			continue
 		}
+		if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+			continue // not ours: a person made it
+		}
 		if name, err := ParseName(file); err == nil {
 			if st.Mode&unix.S_IFMT == unix.S_IFREG && !uncommitted(uint32(st.Mode)) {
 				// A cleaner died between taking it away and looking.
@@ -84,7 +87,7 @@ func (c *cleaner) tmp(dead func(id string) bool) error {
 			}
 			continue
 		}
-		if _, ok := IDKind(file); !ok || st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		if _, ok := IDKind(file); !ok {
 			continue // not ours: a person put it there
 		}
 		if old || dead != nil && dead(file) {

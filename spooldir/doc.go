@@ -114,12 +114,13 @@
 //
 // RECIPIENTS is a list of numbers and ranges in ascending order, "1-3,7", or
 // "-" for the message as a whole. The keys are status (RFC 3463), relay, reply
-// (encoded as in the envelope), next (when the recipients are due again) and
-// dsn (relayed: the relay reports to the sender from here on).
+// (encoded as in the envelope), next (when the recipients are due again), dsn
+// (relayed: the relay reports to the sender from here on) and owner (of queued:
+// the uid that owns the message file; a file of another uid under the same id
+// is another message, and goes to corrupt).
 // The checksum is over the line up to the blank before #. A line that is cut or
 // whose checksum is wrong says nothing. Events: queued, expanded, delivered,
-// deferred, refused (by a destination's back-off; does not count as an
-// attempt), failed, noticed (a delay notice was committed), bounced, kept. Only
+// deferred, refused (due, and held back by a destination's back-off), failed, noticed (a delay notice was committed), bounced, kept. Only
 // delivered binds: whoever takes up a recipient that such a line lists moves it
 // to sent. Everything else is history, and losing a journal loses no mail.
 //

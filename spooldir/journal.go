@@ -29,7 +29,7 @@ const (
 	Expanded  Event = "expanded"  // into a child message
 	Delivered Event = "delivered" // a mailbox or another host has it
 	Deferred  Event = "deferred"  // failed for now; Next says when again
-	Refused   Event = "refused"   // not tried, since its destination is backing off; Next says when
+	Refused   Event = "refused"   // due, and not tried, since its destination is backing off; Next says when
 	Failed    Event = "failed"    // failed for good
 	Noticed   Event = "noticed"   // a delay notice was committed
 	Bounced   Event = "bounced"   // a bounce was committed, or nobody wants one
@@ -46,16 +46,27 @@ type Entry struct {
 	Reply      string    // the remote or local reason, untrusted text
 	Next       time.Time // Deferred, Refused: when it is due again
 	DSN        bool      // Delivered: the relay reports to the sender from here on
+	Owner      *int      // Queued: the uid that owns the message file
 }
 
 // Relayed reports whether somebody else has to report the delivery.
 func (e *Entry) Relayed() bool { return e.DSN }
 
-// Encode renders the line: time, event, recipients, fields, checksum.
+// maxReply is how much of a reply a journal keeps, in octets: a message with
+// thousands of recipients and as many replies is to have a journal that can
+// still be read.
+const maxReply = 256
+
+// Encode renders the line: time, event, recipients, fields, checksum. A long
+// reply is cut.
 func (e *Entry) Encode() []byte {
 	var b strings.Builder
+	reply := e.Reply
+	if len(reply) > maxReply {
+		reply = strings.ToValidUTF8(reply[:maxReply], "") + "..."
+	}
 	fmt.Fprintf(&b, "%d.%06d %s %s", e.Time.Unix(), e.Time.Nanosecond()/1000, e.Event, encodeNumbers(e.Recipients))
-	for _, kv := range [...][2]string{{"status", e.Status}, {"relay", e.Relay}, {"reply", e.Reply}} {
+	for _, kv := range [...][2]string{{"status", e.Status}, {"relay", e.Relay}, {"reply", reply}} {
 		if kv[1] != "" {
 			b.WriteString(" " + kv[0] + "=" + address.Encode(kv[1]))
 		}
@@ -65,6 +76,9 @@ func (e *Entry) Encode() []byte {
 	}
 	if e.DSN {
 		b.WriteString(" dsn=relayed")
+	}
+	if e.Owner != nil {
+		fmt.Fprintf(&b, " owner=%d", *e.Owner)
 	}
 	sum := crc32.Checksum([]byte(b.String()), castagnoli)
 	return fmt.Appendf(nil, "%s #%08x\n", b.String(), sum)
@@ -107,6 +121,13 @@ func ParseEntry(line []byte) (Entry, error) {
 			e.Reply, err = address.Decode(value)
 		case "next":
 			e.Next, err = parseStamp(value)
+		case "owner":
+			var uid int
+			uid, err = strconv.Atoi(value)
+			e.Owner = &uid
+			if err == nil && (uid < 0 || strconv.Itoa(uid) != value) {
+				err = errors.New("no uid")
+			}
 		case "dsn":
 			e.DSN = true
 			if value != "relayed" {
@@ -172,68 +193,92 @@ func decodeNumbers(s string) ([]int, error) {
 type Journal struct {
 	Entries []Entry
 	Damaged int // lines that a torn write has spoilt, and that say nothing
+
+	index map[int]*history // by recipient, once somebody asks
+	all   map[Event]bool   // events of the message as a whole
+}
+
+// history is what a journal says about one recipient.
+type history struct {
+	attempts int
+	last     *Entry // the newest that has a status
+	next     time.Time
+	events   map[Event]bool
+}
+
+// about returns the history of recipient n.
+func (j *Journal) about(n int) *history {
+	if j.index == nil {
+		j.index, j.all = make(map[int]*history), make(map[Event]bool)
+		for i := range j.Entries {
+			e := &j.Entries[i]
+			if len(e.Recipients) == 0 {
+				j.all[e.Event] = true
+			}
+			for _, r := range e.Recipients {
+				h := j.index[r]
+				if h == nil {
+					h = &history{events: make(map[Event]bool)}
+					j.index[r] = h
+				}
+				h.add(e)
+			}
+		}
+	}
+	if h := j.index[n]; h != nil {
+		return h
+	}
+	return &history{}
+}
+
+func (h *history) add(e *Entry) {
+	h.events[e.Event] = true
+	if e.Event == Deferred || e.Event == Refused {
+		h.attempts++
+	}
+	if e.Status != "" {
+		h.last = e
+	}
+	if !e.Next.IsZero() {
+		h.next = e.Next
+	}
 }
 
 // Delivered reports whether recipient n is delivered.
-func (j *Journal) Delivered(n int) bool {
-	for i := range j.Entries {
-		if e := &j.Entries[i]; e.Event == Delivered && contains(e.Recipients, n) {
-			return true
-		}
-	}
-	return false
-}
+func (j *Journal) Delivered(n int) bool { return j.about(n).events[Delivered] }
 
-// Attempts returns how often recipient n was tried in vain. Times at which
-// its destination's back-off refused it do not count.
-func (j *Journal) Attempts(n int) int {
-	count := 0
-	for i := range j.Entries {
-		if e := &j.Entries[i]; e.Event == Deferred && contains(e.Recipients, n) {
-			count++
-		}
-	}
-	return count
-}
+// Attempts returns how often recipient n was due in vain. Times at which its
+// destination's back-off refused it count: behind a host that is down for good
+// mail has to expire like other mail.
+func (j *Journal) Attempts(n int) int { return j.about(n).attempts }
 
 // Last returns the newest entry about recipient n that names a reason, nil if
 // there is none.
-func (j *Journal) Last(n int) *Entry {
-	for i := len(j.Entries) - 1; i >= 0; i-- {
-		if e := &j.Entries[i]; e.Status != "" && contains(e.Recipients, n) {
-			return e
-		}
-	}
-	return nil
-}
+func (j *Journal) Last(n int) *Entry { return j.about(n).last }
 
 // Next returns when recipient n is due again; the zero time means at once.
-func (j *Journal) Next(n int) time.Time {
-	for i := len(j.Entries) - 1; i >= 0; i-- {
-		if e := &j.Entries[i]; !e.Next.IsZero() && contains(e.Recipients, n) {
-			return e.Next
-		}
-	}
-	return time.Time{}
-}
+func (j *Journal) Next(n int) time.Time { return j.about(n).next }
 
-// Has reports whether the journal has an event for recipient n.
+// Has reports whether the journal has an event for recipient n, or for the
+// message as a whole.
 func (j *Journal) Has(event Event, n int) bool {
+	return j.about(n).events[event] || j.all[event]
+}
+
+// Owner returns the uid that owned the file of the message when it was taken
+// up first, -1 if the journal does not say.
+func (j *Journal) Owner() int {
 	for i := range j.Entries {
-		if e := &j.Entries[i]; e.Event == event && (len(e.Recipients) == 0 || contains(e.Recipients, n)) {
-			return true
+		if e := &j.Entries[i]; e.Event == Queued && e.Owner != nil {
+			return *e.Owner
 		}
 	}
-	return false
+	return -1
 }
 
-func contains(sorted []int, n int) bool {
-	_, ok := slices.BinarySearch(sorted, n)
-	return ok
-}
-
-// maxJournal bounds how much of a journal is read, in octets.
-const maxJournal = 64 << 20
+// maxJournal bounds the journal that is read, in octets. The beginning of a
+// larger one would not say what was delivered since: it is an error.
+const maxJournal = 256 << 20
 
 // ReadJournal reads the journal of a message. Damaged lines are passed over
 // and counted. A missing journal is an error that wraps fs.ErrNotExist.
@@ -246,7 +291,12 @@ func (s *Spool) ReadJournal(id string) (*Journal, error) {
 		return nil, err
 	}
 	defer f.Close()
-	return parseJournal(io.LimitReader(f, maxJournal))
+	if info, err := f.Stat(); err != nil {
+		return nil, err
+	} else if info.Size() > maxJournal {
+		return nil, fmt.Errorf("%s has %d octets, more than is read", f.Name(), info.Size())
+	}
+	return parseJournal(f)
 }
 
 func parseJournal(r io.Reader) (*Journal, error) {
@@ -286,6 +336,9 @@ func (s *Spool) CreateJournal(id string) (bool, error) {
 	if errors.Is(err, fs.ErrExist) {
 		return false, nil
 	}
+	if full(err) && s.ReleaseBallast() {
+		return s.CreateJournal(id)
+	}
 	if err != nil {
 		return false, &fs.PathError{Op: "create", Path: s.journal(id), Err: err}
 	}
@@ -316,7 +369,14 @@ func (s *Spool) AppendJournal(id string, sync bool, entries ...Entry) error {
 	for i := range entries {
 		lines = append(lines, entries[i].Encode()...)
 	}
-	if _, err := f.Write(lines); err != nil {
+	n, err := f.Write(lines)
+	if full(err) && s.ReleaseBallast() {
+		if n > 0 { // begin a line of its own
+			lines = append([]byte("\n"), lines...)
+		}
+		_, err = f.Write(lines)
+	}
+	if err != nil {
 		return err
 	}
 	if sync {
@@ -373,9 +433,11 @@ func (s *Spool) SetDue(id string, due time.Time) error {
 
 // Merge adds an entry to others. Recipients with the same story share a line.
 func Merge(entries []Entry, e Entry) []Entry {
-	for i := range entries {
+	// Looking at the newest ones is enough for replies that repeat, and keeps
+	// ten thousand different ones cheap.
+	for i := len(entries) - 1; i >= max(0, len(entries)-16); i-- {
 		o := &entries[i]
-		if o.Event == e.Event && o.Status == e.Status && o.Relay == e.Relay && o.Reply == e.Reply && o.DSN == e.DSN && o.Time.Equal(e.Time) && o.Next.Equal(e.Next) {
+		if o.Event == e.Event && o.Status == e.Status && o.Relay == e.Relay && o.Reply == e.Reply && o.DSN == e.DSN && o.Owner == e.Owner && o.Time.Equal(e.Time) && o.Next.Equal(e.Next) {
 			sorted := len(o.Recipients) == 0 || len(e.Recipients) == 0 || e.Recipients[0] > o.Recipients[len(o.Recipients)-1]
 			o.Recipients = append(o.Recipients, e.Recipients...)
 			if !sorted {

@@ -45,7 +45,7 @@ func TestJournal(t *testing.T) {
 			t.Errorf("Delivered(%d) = %v", n, !want)
 		}
 	}
-	if j.Attempts(2) != 1 || j.Attempts(4) != 0 {
+	if j.Attempts(2) != 2 || j.Attempts(4) != 0 {
 		t.Errorf("attempts: %d of 2, %d of 4", j.Attempts(2), j.Attempts(4))
 	}
 	if !j.Next(7).Equal(next) || !j.Next(4).IsZero() {

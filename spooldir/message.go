@@ -25,8 +25,9 @@ const (
 // not committed it. A strange umask can make it less than modeUncommitted.
 func uncommitted(mode uint32) bool { return mode&0o040 == 0 }
 
-// ErrUncommitted says that a name's message is still being written, or that
-// its submitter died: it is no mail, and only the cleaner may touch it.
+// ErrUncommitted says that the message of a name in new or tmp is still being
+// written, or that its submitter died: it is no mail, and only the cleaner may
+// touch it. What has left new was committed; there it is corrupt.
 var ErrUncommitted = errors.New("not committed")
 
 // ErrGone says that a name is not where it was: somebody moved or removed it.
@@ -52,7 +53,6 @@ type Message struct {
 	f        *os.File
 	dev, ino uint64
 	offset   int64 // where the content begins
-	locked   bool
 }
 
 // Open opens the message that a name in a state belongs to and checks its
@@ -65,12 +65,37 @@ func (s *Spool) Open(state State, name Name) (*Message, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := s.read(f, path, name)
+	m, err := s.read(f, state, path, name)
 	if err != nil {
 		f.Close()
 		return nil, err
 	}
 	return m, nil
+}
+
+// OpenAny is Open for a worker to whom one name stands for all names of its
+// message: if that one has gone, it opens the message by another name in the
+// same state. It knows the others if it has seen the message before.
+func (s *Spool) OpenAny(state State, name Name) (*Message, error) {
+	m, err := s.Open(state, name)
+	if !errors.Is(err, ErrGone) {
+		return m, err
+	}
+	s.mu.Lock()
+	c, ok := s.envelopes[name.ID]
+	s.mu.Unlock()
+	if !ok {
+		return nil, err
+	}
+	for n := range c.env.Recipients {
+		other := c.env.Name(n + 1)
+		if _, err := os.Lstat(s.file(state, other.file)); err == nil {
+			if m, err := s.Open(state, other); !errors.Is(err, ErrGone) {
+				return m, err
+			}
+		}
+	}
+	return nil, err
 }
 
 // openRegular opens a file for reading without following a symbolic link,
@@ -101,7 +126,7 @@ func openRegular(path string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), path), nil
 }
 
-func (s *Spool) read(f *os.File, path string, name Name) (*Message, error) {
+func (s *Spool) read(f *os.File, state State, path string, name Name) (*Message, error) {
 	corrupt := func(format string, args ...any) error {
 		return &CorruptError{path, fmt.Sprintf(format, args...)}
 	}
@@ -115,7 +140,7 @@ func (s *Spool) read(f *os.File, path string, name Name) (*Message, error) {
 		return nil, fmt.Errorf("%s: no stat", path)
 	case !info.Mode().IsRegular():
 		return nil, corrupt("not a regular file")
-	case uncommitted(uint32(info.Mode().Perm())):
+	case uncommitted(uint32(info.Mode().Perm())) && (state == New || state == Tmp):
 		return nil, ErrUncommitted
 	case info.Mode().Perm() != modeCommitted:
 		return nil, corrupt("mode %04o, which no submitter sets", info.Mode().Perm())
@@ -270,7 +295,6 @@ func (m *Message) Lock(ctx context.Context) error {
 		err := unix.Flock(int(m.f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		switch {
 		case err == nil:
-			m.locked = true
 			return nil
 		case errors.Is(err, unix.EINTR):
 			continue
@@ -284,13 +308,12 @@ func (m *Message) Lock(ctx context.Context) error {
 			return ctx.Err()
 		case <-t.C:
 		}
-		wait = min(2*wait, 50*time.Millisecond)
+		wait = min(2*wait, 5*time.Millisecond)
 	}
 }
 
 // Unlock gives the lock back and keeps the message open.
 func (m *Message) Unlock() error {
-	m.locked = false
 	return ignoringEINTR(func() error { return unix.Flock(int(m.f.Fd()), unix.LOCK_UN) })
 }
 
@@ -314,6 +337,24 @@ func (s *Spool) Standing(m *Message, state State) ([]int, error) {
 		}
 	}
 	return in, nil
+}
+
+// Stands reports whether a recipient of m has its name in one of states.
+func (s *Spool) Stands(m *Message, states ...State) (bool, error) {
+	for _, state := range states {
+		for n := 1; n <= len(m.Recipients); n++ {
+			var st unix.Stat_t
+			path := s.file(state, m.Name(n).file)
+			err := ignoringEINTR(func() error { return unix.Lstat(path, &st) })
+			if err == nil && uint64(st.Dev) == m.dev && uint64(st.Ino) == m.ino {
+				return true, nil
+			}
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return false, &fs.PathError{Op: "lstat", Path: path, Err: err}
+			}
+		}
+	}
+	return false, nil
 }
 
 // Find returns the states in which a name stands, in the order of States.

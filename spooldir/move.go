@@ -21,9 +21,10 @@ func (e *FullError) Unwrap() error { return e.Err }
 // knows which steps are legal; nothing else calls it.
 //
 // Where the name stands in both directories already (a crash on a file system
-// that allows it, a link made by hand), the further of the two stays, by Rank;
-// another file under the name in the way is moved to corrupt. Errors: ErrGone
-// if the name is not in from, or stands further along; a *FullError; anything
+// that allows it, a link made by hand), the further of the two stays, by Rank.
+// If they are different files, the one that is no message is moved to corrupt,
+// and if both are, the less far one: it is the newcomer. Errors: ErrGone if the name is not in from, or was no match for the
+// one in to; a *FullError; anything
 // else is trouble of the machine. A move is durable after Sync.
 func (s *Spool) Move(name Name, from, to State) error {
 	src, dst := s.file(from, name.file), s.file(to, name.file)
@@ -71,6 +72,12 @@ func (s *Spool) settle(name Name, from, to State) (bool, error) {
 		return true, goneOr(err)
 	}
 	if a.Dev != b.Dev || a.Ino != b.Ino {
+		if s.sound(to, name) && (from.Rank() < to.Rank() || !s.sound(from, name)) {
+			if _, err := s.Quarantine(from, name.file); err != nil {
+				return true, err
+			}
+			return true, ErrGone
+		}
 		_, err := s.Quarantine(to, name.file)
 		return false, err
 	}
@@ -83,6 +90,16 @@ func (s *Spool) settle(name Name, from, to State) (bool, error) {
 		err = nil
 	}
 	return false, err
+}
+
+// sound reports whether a name in a state belongs to a committed message.
+func (s *Spool) sound(state State, name Name) bool {
+	m, err := s.Open(state, name)
+	if err != nil {
+		return false
+	}
+	m.Close()
+	return true
 }
 
 func goneOr(err error) error {

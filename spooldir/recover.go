@@ -11,7 +11,8 @@ import (
 // Recovery is what Recover found and mended.
 type Recovery struct {
 	Done     []Cleaned
-	Children []Name // one name of each committed message in new or hold that dma itself made
+	Trouble  []error // with single files; they are as they were, and stop nothing
+	Children []Name  // one name of each committed message in new or hold that dma itself made
 }
 
 // Recover brings the spool into a legal state after whatever happened to it.
@@ -29,23 +30,24 @@ type Recovery struct {
 func (s *Spool) Recover(now time.Time) (Recovery, error) {
 	c := cleaner{spool: s, before: now.Add(-UncommittedAge)}
 	var r Recovery
-	err := c.tmp(func(id string) bool {
+	r.trouble(c.tmp(func(id string) bool {
 		kind, _ := IDKind(id)
 		return kind != Submitted
-	})
-	if err != nil {
-		return r, err
-	}
+	}))
 	ids, underWay, err := c.names(&r)
 	if err != nil {
 		return r, err
 	}
-	if err := c.journals(ids, underWay); err != nil {
-		return r, err
-	}
+	r.trouble(c.journals(ids, underWay))
 	r.Done = c.done
 	sort.Slice(r.Children, func(i, j int) bool { return r.Children[i].ID < r.Children[j].ID })
 	return r, nil
+}
+
+func (r *Recovery) trouble(err error) {
+	if err != nil {
+		r.Trouble = append(r.Trouble, err)
+	}
 }
 
 // names looks at every name of the spool and returns the ids that have any,
@@ -63,9 +65,7 @@ func (c *cleaner) names(r *Recovery) (ids, underWay map[string]bool, err error) 
 		for _, n := range names {
 			if state == New {
 				gone, err := c.uncommittedChild(n)
-				if err != nil {
-					return nil, nil, err
-				}
+				r.trouble(err)
 				if gone {
 					continue
 				}
@@ -79,9 +79,7 @@ func (c *cleaner) names(r *Recovery) (ids, underWay map[string]bool, err error) 
 			underWay[n.ID] = underWay[n.ID] || state != New
 			if before, twice := at[n.file]; twice {
 				stays, err := c.twice(n, before, state)
-				if err != nil {
-					return nil, nil, err
-				}
+				r.trouble(err)
 				at[n.file] = stays
 				continue
 			}
@@ -112,8 +110,9 @@ func (c *cleaner) uncommittedChild(n Name) (bool, error) {
 // than a, except that Remote comes after Local.
 func (c *cleaner) twice(n Name, a, b State) (State, error) {
 	done, err := c.spool.settle(n, a, b)
-	if errors.Is(err, ErrGone) {
-		err = nil
+	if errors.Is(err, ErrGone) { // another file stood in a, and is in corrupt now
+		c.note(a, n.file, "another file under a name in "+string(b)+": moved to corrupt")
+		return b, nil
 	}
 	if err != nil {
 		return a, err
@@ -142,16 +141,21 @@ func (c *cleaner) journals(ids, underWay map[string]bool) error {
 			c.note(LogDir, id, "missing: made")
 		}
 	}
+	errs = append(errs, c.orphans(ids))
+	return errors.Join(errs...)
+}
+
+// orphans removes the journals of messages that are not among ids.
+func (c *cleaner) orphans(ids map[string]bool) error {
 	var orphans []string
-	err := s.Journals(func(id string) bool {
+	errs := []error{c.spool.Journals(func(id string) bool {
 		if !ids[id] {
 			orphans = append(orphans, id)
 		}
 		return true
-	})
-	errs = append(errs, err)
+	})}
 	for _, id := range orphans {
-		errs = append(errs, s.RemoveJournal(id))
+		errs = append(errs, c.spool.RemoveJournal(id))
 		c.note(LogDir, id, "no message: removed")
 	}
 	return errors.Join(errs...)

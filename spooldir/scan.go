@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"strings"
 )
@@ -52,13 +51,6 @@ func (s *Spool) readDir(dir string, each func(file string) bool) error {
 			return fmt.Errorf("scan: %w", err)
 		}
 	}
-}
-
-// Count returns how many recipients stand in a state.
-func (s *Spool) Count(state State) (int, error) {
-	n := 0
-	err := s.Scan(state, func(Name) bool { n++; return true }, nil)
-	return n, err
 }
 
 // Place is a recipient and the state in which it was last seen.
@@ -141,6 +133,5 @@ func (s *Spool) RequestFlush() error {
 
 // TakeFlush reports whether a flush was requested, and ends the request.
 func (s *Spool) TakeFlush() bool {
-	err := os.Remove(s.file(Tempfail, FlushFile))
-	return err == nil || !errors.Is(err, fs.ErrNotExist)
+	return os.Remove(s.file(Tempfail, FlushFile)) == nil
 }
