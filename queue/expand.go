@@ -62,10 +62,8 @@ func (q *Queue) replaced(m *spooldir.Message, n int, from spooldir.State, env *s
 	if err != nil && !errors.Is(err, spooldir.ErrGone) {
 		return err
 	}
-	if !q.spool.FileSystem().Ordered {
-		if err := q.spool.Sync(spooldir.Sent, parent); err != nil {
-			return err
-		}
+	if err := q.unordered(spooldir.Sent, parent); err != nil {
+		return err
 	}
 	q.bell(spooldir.New).Ring(env.Name(1))
 	return nil
@@ -244,20 +242,30 @@ func (q *Queue) finishParent(m *spooldir.Message, parent spooldir.Name, state sp
 		if err := q.mover.Move(parent, state, spooldir.Sent, reason); err != nil {
 			return err
 		}
-		if !q.spool.FileSystem().Ordered {
-			return q.spool.Sync(spooldir.Sent, parent)
-		}
+		return q.unordered(spooldir.Sent, parent)
 	case spooldir.Bounce:
-		if state != spooldir.Sent {
-			return q.releaseLast(parent, state, reason)
+		if state == spooldir.Sent {
+			return nil
 		}
 	case spooldir.Success:
 		// A second name, linked by hand, would be reported again.
-		if state != spooldir.Permfail {
-			return q.releaseLast(parent, state, reason)
+		if state == spooldir.Permfail {
+			return nil
 		}
 	}
-	return nil
+	if err := q.releaseLast(parent, state, reason); err != nil {
+		return err
+	}
+	return q.unordered(state)
+}
+
+// unordered makes steps durable before a message may leave new whose going
+// depends on them, where the file system does not keep their order by itself.
+func (q *Queue) unordered(state spooldir.State, names ...spooldir.Name) error {
+	if q.spool.FileSystem().Ordered {
+		return nil
+	}
+	return q.spool.Sync(state, names...)
 }
 
 // releaseLast removes a name, and the journal if it was the last of its

@@ -274,7 +274,11 @@ func (f *fixture) start() {
 		Config: f.config, Spool: s, Watcher: s.Unwatched(append(States(), spooldir.Remote)...),
 		Log: maillog.New(slog.New(f.log)), Clock: f.clock, Aliases: forward.NewAliasFile(f.aliases),
 		Users: f.users, Agent: f.agent, Rescan: time.Hour,
+		Syncer: s.NewSyncer(func(error) {}), // it may go on when the spool is removed
 	})
+	// A file's time is what submit says, so the start of the process is too.
+	f.q.started = fileTime(f.clock.now)
+	f.clock.advance(time.Millisecond)
 	collect := func(state spooldir.State) func(context.Context, string, []spooldir.Name) {
 		return func(_ context.Context, user string, names []spooldir.Name) {
 			f.mu.Lock()
@@ -318,12 +322,28 @@ func (f *fixture) submit(env spooldir.Envelope, content string) []spooldir.Name 
 	if err := d.Commit(); err != nil {
 		f.t.Fatal(err)
 	}
+	f.stamp(f.file(spooldir.New, env.Name(1)))
 	var names []spooldir.Name
 	for n := range env.Recipients {
 		names = append(names, env.Name(n+1))
 	}
 	return names
 }
+
+// stamp makes a file one that was written just now, by the clock of the test.
+func (f *fixture) stamp(path string) {
+	f.t.Helper()
+	f.clock.mu.Lock()
+	defer f.clock.mu.Unlock()
+	at := fileTime(f.clock.now)
+	if err := os.Chtimes(path, at, at); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+// fileTime is the time that a file system would have said: no file comes from
+// the future.
+func fileTime(now time.Time) time.Time { return now.AddDate(-30, 0, 0) }
 
 // send submits a message from sender to addresses.
 func (f *fixture) send(sender string, to ...string) []spooldir.Name {

@@ -86,22 +86,27 @@ func (q *Queue) runForwarding(ctx context.Context, user string, names []spooldir
 
 // forwardOne moves one recipient on.
 func (q *Queue) forwardOne(ctx context.Context, u passwd.User, name spooldir.Name, read func(detail string) (forward.Result, error)) error {
-	m, err := q.open(ctx, spooldir.Forwarding, name)
+	m, err := q.open(spooldir.Forwarding, name)
 	if m == nil {
 		return err
 	}
 	defer m.Close()
-	if err := m.Lock(ctx); err != nil {
-		return err
-	}
 	r := &m.Recipients[name.N-1]
 	_, detail, err := q.localUser(ctx, r)
 	if err != nil {
 		return err
 	}
+	// A slow answer must not hold up the other recipients of the message: the
+	// lock comes afterwards, and then another look whether the name is here.
 	found, err := read(detail)
 	if ctx.Err() != nil {
 		return ctx.Err()
+	}
+	if err := m.Lock(ctx); err != nil {
+		return err
+	}
+	if here, err := q.spool.In(m, name.N, spooldir.Forwarding); !here {
+		return err
 	}
 	if err != nil {
 		return q.settle(m, spooldir.Forwarding, []result{{n: name.N, to: spooldir.Tempfail, status: "4.3.5", reply: err.Error(), relay: "local"}})

@@ -34,7 +34,7 @@ func (q *Queue) runLocal(ctx context.Context, user string, names []spooldir.Name
 		}
 	}()
 	for _, name := range names {
-		m, err := q.open(ctx, spooldir.Local, name)
+		m, err := q.open(spooldir.Local, name)
 		if err != nil {
 			q.trouble(spooldir.Local, name, err)
 			q.pause(spooldir.Local, name)
@@ -59,6 +59,9 @@ func (q *Queue) runLocal(ctx context.Context, user string, names []spooldir.Name
 			continue
 		}
 		jobs, messages = append(jobs, job), append(messages, m)
+	}
+	if len(jobs) == 0 {
+		return
 	}
 	// What may have been cut off comes first: a torn end of a mailbox can be
 	// mended only while nothing stands behind it.

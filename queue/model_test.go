@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -59,8 +60,7 @@ func TestModel(t *testing.T) {
 			"work3":   w.works,
 			"work4":   w.works,
 			"sweep":   w.sweeps,
-			"kill1":   w.kills,
-			"kill2":   w.kills,
+			"kill":    w.kills,
 			"restart": w.restarts,
 			"hand1":   w.hands,
 			"hand2":   w.hands,
@@ -562,6 +562,7 @@ func (w *world) kills(t *rapid.T) {
 	if !w.down {
 		w.down, w.kills_ = true, w.kills_+1 // between two steps
 	}
+	w.learn()
 	// It may have died while it made a child, too.
 	if rapid.Bool().Draw(t, "half a child") {
 		for _, state := range []spooldir.State{spooldir.New, spooldir.Forwarding} {
@@ -709,7 +710,11 @@ func (w *world) byHand(name spooldir.Name, at spooldir.State, how int) {
 func (w *world) learn() {
 	for _, state := range []spooldir.State{spooldir.New, spooldir.Hold} {
 		for _, name := range w.names(state) {
+			kind, _ := spooldir.IDKind(name.ID)
 			if _, ok := w.entities[key{name.ID, name.N}]; ok {
+				if kind != spooldir.Submitted {
+					w.once(state, name)
+				}
 				continue
 			}
 			m, err := w.spool.Open(state, name)
@@ -721,6 +726,7 @@ func (w *world) learn() {
 				continue
 			}
 			w.learnMessage(m)
+			w.once(state, name)
 			m.Close()
 		}
 	}
@@ -777,6 +783,21 @@ func (w *world) learnMessage(m *spooldir.Message) {
 		w.entities[e.key] = e
 		w.mu.Unlock()
 		w.order = append(w.order, e)
+	}
+}
+
+// once checks that a name belongs to the file that the model knows: a message
+// of dma's own that was made twice has the same names.
+func (w *world) once(state spooldir.State, name spooldir.Name) {
+	info, err := os.Lstat(w.file(state, name))
+	if err != nil {
+		return
+	}
+	if ino := fmt.Sprint(info.Sys().(*syscall.Stat_t).Ino); w.inodes[name.ID] == "" {
+		w.inodes[name.ID] = ino
+		w.stamp(w.file(state, name)) // the process wrote it just now
+	} else if w.inodes[name.ID] != ino {
+		w.complain("%s was made twice", name)
 	}
 }
 
@@ -861,8 +882,10 @@ func (w *world) story() {
 // was.
 func (w *world) finish() {
 	w.clean = true
-	w.start()
-	w.recovers()
+	if w.down {
+		w.start()
+		w.recovers()
+	}
 	w.q.flush()
 	var trouble []error
 	for range 300 {

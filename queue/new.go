@@ -45,18 +45,30 @@ func (q *Queue) handleNew(ctx context.Context, name spooldir.Name) (time.Time, e
 		return time.Time{}, err
 	}
 	if made {
-		if m.Modified.After(q.started) {
+		if m.Modified.After(q.started) && !m.Modified.After(time.Now()) {
 			q.mu.Lock()
 			q.fresh[m.ID] = true
 			q.mu.Unlock()
 		}
 		q.log.Queued(m.ID, m.Sender, m.ContentLength, len(m.Recipients))
-		e := spooldir.Entry{Time: q.clock.Now(), Event: spooldir.Queued}
+		e := spooldir.Entry{Time: q.clock.Now(), Event: spooldir.Queued, Owner: &m.Submitter}
 		if err := q.spool.AppendJournal(m.ID, false, e); err != nil {
 			q.trouble(spooldir.New, name, err)
 		}
-	} else if numbers, err = q.delivered(m, spooldir.New, numbers); err != nil {
-		return time.Time{}, err
+	} else {
+		journal, err := q.history(m)
+		if err != nil {
+			return time.Time{}, err
+		}
+		if owner := journal.Owner(); owner >= 0 && owner != m.Submitter {
+			for _, n := range numbers {
+				q.quarantine(spooldir.New, m.Name(n).String(), fmt.Sprintf("the id is that of another message, of uid %d", owner))
+			}
+			return time.Time{}, nil
+		}
+		if numbers, err = q.delivered(m, spooldir.New, numbers); err != nil {
+			return time.Time{}, err
+		}
 	}
 
 	trace, err := readTrace(m.Content())
@@ -69,7 +81,11 @@ func (q *Queue) handleNew(ctx context.Context, name spooldir.Name) (time.Time, e
 			return time.Time{}, err
 		}
 		r, err := q.route(ctx, m, n, trace)
-		if err != nil {
+		if err != nil && ctx.Err() == nil {
+			// One that cannot be expanded now must not hold up the others.
+			q.trouble(spooldir.New, m.Name(n), err)
+			r = &result{n: n, to: spooldir.Tempfail, status: "4.3.0", reply: err.Error(), relay: "none"}
+		} else if err != nil {
 			return time.Time{}, err
 		}
 		if r != nil {
@@ -212,6 +228,10 @@ func (q *Queue) localUser(ctx context.Context, r *spooldir.Recipient) (passwd.Us
 	a, err := address.Parse(r.Address)
 	if err != nil {
 		return passwd.User{}, "", err
+	}
+	if _, here := q.isLocal(a); !here {
+		// Moved here by hand, or the configuration has changed.
+		return passwd.User{}, "", fmt.Errorf("%s does not belong to this host", r.Address)
 	}
 	names := []string{a.Local}
 	if lower := strings.ToLower(a.Local); lower != a.Local {

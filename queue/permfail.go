@@ -24,16 +24,14 @@ func (q *Queue) handlePermfail(ctx context.Context, name spooldir.Name) (time.Ti
 	q.mu.Lock()
 	q.gathered[m.ID] = name
 	q.mu.Unlock()
-	for _, state := range []spooldir.State{spooldir.New, spooldir.Forwarding, spooldir.Local, spooldir.Remote} {
-		under, err := q.spool.Standing(m, state)
-		if err != nil {
-			return time.Time{}, err
-		}
-		if len(under) > 0 {
-			// left rings when one comes to rest; the time is for moves
-			// that nobody tells this process of.
-			return q.clock.Now().Add(time.Minute), nil
-		}
+	under, err := q.spool.Stands(m, spooldir.New, spooldir.Forwarding, spooldir.Local, spooldir.Remote)
+	if err != nil {
+		return time.Time{}, err
+	}
+	if under {
+		// left rings when one comes to rest; the time is for moves that
+		// nobody tells this process of.
+		return q.clock.Now().Add(time.Minute), nil
 	}
 	q.mu.Lock()
 	delete(q.gathered, m.ID)
@@ -44,9 +42,9 @@ func (q *Queue) handlePermfail(ctx context.Context, name spooldir.Name) (time.Ti
 		return time.Time{}, err
 	}
 
-	journal, err := q.spool.ReadJournal(m.ID)
+	journal, err := q.history(m)
 	if err != nil {
-		journal = &spooldir.Journal{}
+		return time.Time{}, err
 	}
 	var report, silent []int
 	for _, n := range numbers {
@@ -92,7 +90,7 @@ func (q *Queue) end(m *spooldir.Message, numbers []int, reason string) error {
 			return err
 		}
 	}
-	return nil
+	return q.unordered(spooldir.Permfail)
 }
 
 // toPostmaster reports whether a message is a report that goes to the

@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 	"sync"
 	"time"
@@ -70,7 +71,8 @@ type Queue struct {
 // How much is in hand at a time.
 const (
 	parallelMessages = 8
-	parallelAgents   = 16 // at once, for all users together
+	parallelForwards = 4  // .forward files being read, of as many users
+	parallelAgents   = 12 // other agents; together 16
 	agentBatch       = 64 // messages an agent gets at a time
 	laneItems        = 20000
 )
@@ -105,14 +107,16 @@ func New(o Options) *Queue {
 	}
 	q.mover = states.NewMover(o.Spool, states.Queue, o.Syncer, q.moved)
 	q.forwarding = &states.Lanes[spooldir.Name]{
-		PerKey: 1, Total: parallelAgents, Batch: agentBatch, Most: laneItems,
-		Run:   q.runForwarding,
-		Spare: func() { q.bell(spooldir.Forwarding).RingAll() },
+		PerKey: 1, Total: parallelForwards, Batch: agentBatch, Most: laneItems,
+		Run:      q.runForwarding,
+		Spare:    func() { q.bell(spooldir.Forwarding).RingAll() },
+		Panicked: q.panicked(spooldir.Forwarding),
 	}
 	q.local = &states.Lanes[spooldir.Name]{
 		PerKey: 1, Total: parallelAgents, Batch: agentBatch, Most: laneItems,
-		Run:   q.runLocal,
-		Spare: func() { q.bell(spooldir.Local).RingAll() },
+		Run:      q.runLocal,
+		Spare:    func() { q.bell(spooldir.Local).RingAll() },
+		Panicked: q.panicked(spooldir.Local),
 	}
 	handlers := map[spooldir.State]func(context.Context, spooldir.Name) (time.Time, error){
 		spooldir.New: q.handleNew, spooldir.Forwarding: q.handleForwarding, spooldir.Local: q.handleLocal,
@@ -158,7 +162,7 @@ func (q *Queue) Run(ctx context.Context) error {
 	group.Wait()
 	q.forwarding.Wait()
 	q.local.Wait()
-	return q.syncer.Flush()
+	return nil
 }
 
 // Ringing makes steps into a state ring a bell in the same process.
@@ -201,6 +205,13 @@ func (q *Queue) housekeeping(ctx context.Context) {
 		if err := q.watcher.Arm(); err != nil {
 			q.trouble(spooldir.New, spooldir.Name{}, err)
 		}
+		journals, err := q.spool.CleanJournals()
+		for _, c := range journals {
+			q.log.Cleaned(c.File + ": " + c.What)
+		}
+		if err != nil {
+			q.trouble(spooldir.New, spooldir.Name{}, err)
+		}
 		timer, stop := q.clock.After(housekeepingEvery)
 		select {
 		case <-ctx.Done():
@@ -222,25 +233,14 @@ func (q *Queue) recover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	for _, err := range r.Trouble {
+		q.trouble(spooldir.New, spooldir.Name{}, err)
+	}
 	for _, name := range r.Children {
-		at, err := q.spool.Find(name)
-		if err != nil {
-			return err
-		}
-		if len(at) == 0 {
-			continue
-		}
-		m, err := q.open(ctx, at[0], name)
-		if err != nil || m == nil {
-			if err != nil {
-				return err
-			}
-			continue
-		}
-		err = q.finishParents(m)
-		m.Close()
-		if err != nil {
-			return err
+		// Trouble with one is no reason to leave the others: handleNew does
+		// the same before it lets a child go.
+		if err := q.recoverChild(ctx, name); err != nil {
+			q.trouble(spooldir.New, name, err)
 		}
 	}
 	var standing []spooldir.Name
@@ -263,11 +263,30 @@ func (q *Queue) recover(ctx context.Context) error {
 	return nil
 }
 
+// recoverChild finishes the steps of the parents of one committed child or
+// report.
+func (q *Queue) recoverChild(ctx context.Context, name spooldir.Name) error {
+	at, err := q.spool.Find(name)
+	if err != nil || len(at) == 0 {
+		return err
+	}
+	m, err := q.open(at[0], name)
+	if m == nil {
+		return err
+	}
+	defer m.Close()
+	return q.finishParents(m)
+}
+
 // open opens a message for a worker. A nil message without error means that
 // there is nothing to do with the name: it has gone, is not committed, or was
 // no message and is in corrupt now.
-func (q *Queue) open(ctx context.Context, state spooldir.State, name spooldir.Name) (*spooldir.Message, error) {
-	m, err := q.spool.Open(state, name)
+func (q *Queue) open(state spooldir.State, name spooldir.Name) (*spooldir.Message, error) {
+	return q.opened(state, name, q.spool.Open)
+}
+
+func (q *Queue) opened(state spooldir.State, name spooldir.Name, open func(spooldir.State, spooldir.Name) (*spooldir.Message, error)) (*spooldir.Message, error) {
+	m, err := open(state, name)
 	var corrupt *spooldir.CorruptError
 	switch {
 	case err == nil:
@@ -282,9 +301,10 @@ func (q *Queue) open(ctx context.Context, state spooldir.State, name spooldir.Na
 }
 
 // take opens a message, locks it, and returns the numbers of its recipients
-// that stand in state. The caller closes the message unless it is nil.
+// that stand in state. The name stands for all of them, and may itself have
+// gone. The caller closes the message unless it is nil.
 func (q *Queue) take(ctx context.Context, state spooldir.State, name spooldir.Name) (*spooldir.Message, []int, error) {
-	m, err := q.open(ctx, state, name)
+	m, err := q.opened(state, name, q.spool.OpenAny)
 	if m == nil {
 		return nil, nil, err
 	}
@@ -310,6 +330,17 @@ func (q *Queue) quarantine(state spooldir.State, file, reason string) {
 		q.trouble(state, spooldir.Name{}, err)
 	default:
 		q.log.Corrupt(string(state)+"/"+file, reason, kept)
+	}
+}
+
+// panicked makes what a batch of a lane does when it panics: it is logged, and
+// its names are looked at again after a pause.
+func (q *Queue) panicked(state spooldir.State) func(string, []spooldir.Name, any) {
+	return func(user string, names []spooldir.Name, reason any) {
+		q.trouble(state, names[0], fmt.Errorf("panic while working for %s: %v", user, reason))
+		for _, n := range names {
+			q.pause(state, n)
+		}
 	}
 }
 
@@ -355,6 +386,17 @@ func (q *Queue) flush() bool {
 		q.onFlush()
 	}
 	return true
+}
+
+// history reads the journal of a message. A missing one says nothing and is no
+// trouble; whatever else keeps it from being read is, since it may say that a
+// recipient is delivered.
+func (q *Queue) history(m *spooldir.Message) (*spooldir.Journal, error) {
+	journal, err := q.spool.ReadJournal(m.ID)
+	if errors.Is(err, fs.ErrNotExist) {
+		return &spooldir.Journal{}, nil
+	}
+	return journal, err
 }
 
 // isFresh reports whether a message was committed after this process started,

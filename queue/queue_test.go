@@ -437,6 +437,22 @@ func TestUnserved(t *testing.T) {
 	}
 }
 
+// TestMisplaced: another host's recipient that a hand has put among the local
+// ones goes back to be routed, also if a user here has the same name.
+func TestMisplaced(t *testing.T) {
+	for _, state := range []spooldir.State{spooldir.Forwarding, spooldir.Local} {
+		f := newFixture(t, memory(t))
+		f.agent.deliver = func([]*agent.Job, func(*agent.Job)) { t.Error("delivered here") }
+		name := f.send("", "alice@remote.test")[0]
+		f.step(spooldir.New, name)
+		f.move(name, spooldir.Remote, state)
+		f.step(state, name)
+		if got := f.where(name); got != "tempfail" {
+			t.Errorf("from %s it went to %q", state, got)
+		}
+	}
+}
+
 func TestLocal(t *testing.T) {
 	f := newFixture(t, memory(t))
 	for _, test := range []struct {
@@ -525,8 +541,9 @@ func TestBatchIsLinedUpTwice(t *testing.T) {
 	}
 	f.step(spooldir.New, name)
 	f.step(spooldir.Forwarding, name)
+	// One batch delivers it; its step fails, and the second batch comes.
 	b := batch{spooldir.Local, "alice", []spooldir.Name{name}}
-	f.run(b)
+	f.step(spooldir.Local, name)
 	if j := f.journal(name.ID); !j.Delivered(1) || f.where(name) != "local" {
 		t.Fatalf("it stands in %q, with the journal %+v", f.where(name), j)
 	}
@@ -633,7 +650,7 @@ func TestTempfail(t *testing.T) {
 	if a, b := f.where(names[0]), f.where(names[1]); a != "new" || b != "tempfail" {
 		t.Errorf("at the time of the first they stand in %q and %q", a, b)
 	}
-	if want := testStart.Add(20 * time.Minute); !again.Equal(want) {
+	if want := f.clock.now.Add(10 * time.Minute); !again.Equal(want) {
 		t.Errorf("to be looked at %v, want %v", again, want)
 	}
 }
@@ -700,6 +717,8 @@ func TestExpiry(t *testing.T) {
 
 func TestDelayNotice(t *testing.T) {
 	f := newFixture(t, memory(t))
+	f.config.Retry.Max = 48 * time.Hour // nothing is due meanwhile
+	f.start()
 	env := spooldir.Envelope{Sender: "s@remote.test", Recipients: []spooldir.Recipient{
 		{Address: "a@remote.test", Notify: "DELAY,FAILURE"}, {Address: "b@remote.test"}, {Address: "c@remote.test", Notify: "FAILURE"},
 		{Address: "d@remote.test", Notify: "NEVER"}, {Address: "e@remote.test", Notify: "DELAY"},

@@ -30,7 +30,11 @@ func (q *Queue) commitReport(m *spooldir.Message, numbers []int, kind spooldir.K
 	if to == postmaster {
 		env.Recipients[0].Notify = ""
 	}
-	msg, err := q.report(m, numbers, env.ID, to, what).Build()
+	report, err := q.report(m, numbers, env.ID, to, what)
+	if err != nil {
+		return nil, err
+	}
+	msg, err := report.Build()
 	if err != nil {
 		return nil, fmt.Errorf("report %s: %w", env.ID, err)
 	}
@@ -53,7 +57,7 @@ func (q *Queue) commitReport(m *spooldir.Message, numbers []int, kind spooldir.K
 }
 
 // report makes the report itself.
-func (q *Queue) report(m *spooldir.Message, numbers []int, id, to string, what dsn.Kind) *dsn.Report {
+func (q *Queue) report(m *spooldir.Message, numbers []int, id, to string, what dsn.Kind) (*dsn.Report, error) {
 	r := &dsn.Report{
 		Kind: what, ReportingMTA: q.config.HostName, MessageID: id + "@" + q.config.HostName,
 		To: q.qualify(to), Postmaster: m.Sender == "",
@@ -65,9 +69,9 @@ func (q *Queue) report(m *spooldir.Message, numbers []int, id, to string, what d
 	if m.Return == "" && q.config.FullBounce {
 		r.Return = dsn.ReturnFull
 	}
-	journal, err := q.spool.ReadJournal(m.ID)
+	journal, err := q.history(m)
 	if err != nil {
-		journal = &spooldir.Journal{}
+		return nil, err
 	}
 	for _, n := range numbers {
 		rcpt := &m.Recipients[n-1]
@@ -90,7 +94,7 @@ func (q *Queue) report(m *spooldir.Message, numbers []int, id, to string, what d
 		}
 		r.Recipients = append(r.Recipients, d)
 	}
-	return r
+	return r, nil
 }
 
 // noticeDelay tells the sender that recipients are late. Nobody waits for a

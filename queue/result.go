@@ -73,9 +73,9 @@ func (q *Queue) settle(m *spooldir.Message, from spooldir.State, results []resul
 // delivered sorts out the recipients that the journal says are delivered,
 // moves them to sent and returns the others.
 func (q *Queue) delivered(m *spooldir.Message, state spooldir.State, numbers []int) ([]int, error) {
-	journal, err := q.spool.ReadJournal(m.ID)
+	journal, err := q.history(m)
 	if err != nil {
-		return numbers, nil // without history nothing binds
+		return nil, err
 	}
 	rest := numbers[:0]
 	for _, n := range numbers {

@@ -20,7 +20,17 @@ func (q *Queue) handleSent(ctx context.Context, name spooldir.Name) (time.Time, 
 	}
 	defer m.Close()
 	q.left(m.ID)
-	for kind, wanted := range q.successWanted(m, numbers) {
+	reports, err := q.successWanted(m, numbers)
+	if err != nil {
+		return time.Time{}, err
+	}
+	if q.syncer != nil && !q.spool.FileSystem().Ordered {
+		// Once the name is gone, nothing is left to be synced.
+		if err := q.syncer.Flush(); err != nil {
+			return time.Time{}, err
+		}
+	}
+	for kind, wanted := range reports {
 		draft, err := q.commitReport(m, wanted, spooldir.Success, kind)
 		if err != nil {
 			return time.Time{}, err
@@ -29,6 +39,11 @@ func (q *Queue) handleSent(ctx context.Context, name spooldir.Name) (time.Time, 
 	}
 	for _, n := range numbers {
 		if err := q.release(m.Name(n), spooldir.Sent, "done"); err != nil && !errors.Is(err, spooldir.ErrGone) {
+			return time.Time{}, err
+		}
+	}
+	if len(reports) > 0 {
+		if err := q.unordered(spooldir.Sent); err != nil {
 			return time.Time{}, err
 		}
 	}
@@ -56,7 +71,7 @@ func (q *Queue) last(m *spooldir.Message) error {
 
 // successWanted returns those recipients whose sender asked to hear of their
 // delivery, and whom no child or relay has taken over, by the kind of report.
-func (q *Queue) successWanted(m *spooldir.Message, numbers []int) map[dsn.Kind][]int {
+func (q *Queue) successWanted(m *spooldir.Message, numbers []int) (map[dsn.Kind][]int, error) {
 	wanted := make(map[dsn.Kind][]int)
 	var journal *spooldir.Journal
 	for _, n := range numbers {
@@ -65,8 +80,8 @@ func (q *Queue) successWanted(m *spooldir.Message, numbers []int) map[dsn.Kind][
 			continue
 		}
 		if journal == nil {
-			if journal, err = q.spool.ReadJournal(m.ID); err != nil {
-				return nil // nobody knows what there is to report
+			if journal, err = q.history(m); err != nil {
+				return nil, err
 			}
 		}
 		last := journal.Last(n)
@@ -79,7 +94,7 @@ func (q *Queue) successWanted(m *spooldir.Message, numbers []int) map[dsn.Kind][
 		}
 		wanted[kind] = append(wanted[kind], n)
 	}
-	return wanted
+	return wanted, nil
 }
 
 // logAttempt writes the one line that an attempt for one recipient has in the

@@ -22,9 +22,9 @@ func (q *Queue) handleTempfail(ctx context.Context, name spooldir.Name) (time.Ti
 	if numbers, err = q.delivered(m, spooldir.Tempfail, numbers); err != nil {
 		return time.Time{}, err
 	}
-	journal, err := q.spool.ReadJournal(m.ID)
+	journal, err := q.history(m)
 	if err != nil {
-		journal = &spooldir.Journal{} // without history everything is due
+		return time.Time{}, err
 	}
 	now := q.clock.Now()
 	q.mu.Lock()
@@ -54,7 +54,8 @@ func (q *Queue) handleTempfail(ctx context.Context, name spooldir.Name) (time.Ti
 			}
 			expired = append(expired, r)
 			continue
-		case !at.After(now), tried.Before(flushed):
+		case !at.After(now), at.After(now.Add(q.config.Retry.Max * 5 / 4)), tried.Before(flushed):
+			// The second is a clock that was wrong when it was written.
 			due = append(due, m.Name(n))
 		case next.IsZero() || at.Before(next):
 			next = at

@@ -95,7 +95,7 @@ func (r *Relay) moved(name spooldir.Name, from, to spooldir.State, reason string
 
 // handle hands one message over, for all its recipients that stand in remote.
 func (r *Relay) handle(ctx context.Context, name spooldir.Name) (time.Time, error) {
-	m, err := r.o.Spool.Open(spooldir.Remote, name)
+	m, err := r.o.Spool.OpenAny(spooldir.Remote, name)
 	var corrupt *spooldir.CorruptError
 	switch {
 	case errors.Is(err, spooldir.ErrGone), errors.Is(err, spooldir.ErrUncommitted):
@@ -116,6 +116,7 @@ func (r *Relay) handle(ctx context.Context, name spooldir.Name) (time.Time, erro
 	if len(outcomes) != len(numbers) {
 		panic(states.Fatal{Reason: fmt.Sprintf("message %s: %d outcomes for %d recipients", m.ID, len(outcomes), len(numbers))})
 	}
+	numbers, outcomes = decided(ctx, numbers, outcomes)
 	return time.Time{}, r.settle(m, journal, numbers, outcomes, start)
 }
 
@@ -205,6 +206,23 @@ func (r *Relay) qualify(addr string) string {
 	return a.String()
 }
 
+// decided leaves out what the end of this process cut off before anything was
+// decided: it stays in remote, and is due at once when the process is back.
+func decided(ctx context.Context, numbers []int, outcomes []smarthost.Outcome) ([]int, []smarthost.Outcome) {
+	if ctx.Err() == nil {
+		return numbers, outcomes
+	}
+	var n []int
+	var o []smarthost.Outcome
+	for i := range outcomes {
+		if outcomes[i].Verdict == smarthost.Tempfail && outcomes[i].Refused && !outcomes[i].Uncertain {
+			continue
+		}
+		n, o = append(n, numbers[i]), append(o, outcomes[i])
+	}
+	return n, o
+}
+
 // verdict is what an outcome means for a recipient.
 type verdict struct {
 	entry spooldir.Entry
@@ -215,6 +233,9 @@ type verdict struct {
 // the journal first; where one reply decides several recipients, that line is
 // on disk before the first of them moves.
 func (r *Relay) settle(m *spooldir.Message, journal *spooldir.Journal, numbers []int, outcomes []smarthost.Outcome, start time.Time) error {
+	if len(numbers) == 0 {
+		return nil
+	}
 	now := r.o.Clock.Now()
 	var entries []spooldir.Entry
 	goals := make([]spooldir.State, len(numbers))

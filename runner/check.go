@@ -3,6 +3,7 @@ package runner
 import (
 	"fmt"
 	"os"
+	"strings"
 
 	"dma/forward"
 	"dma/internal/config"
@@ -34,6 +35,9 @@ func runCheck(c *call) error {
 	}
 	if _, err := smarthost.ParseHosts(c.config.Smarthost, c.config.Port); err != nil {
 		say("SMARTHOST: %v", err)
+	}
+	if strings.HasPrefix(c.config.Mailbox, "lmtp:") {
+		say("MAILBOX %s: LMTP is not supported yet, and local mail waits; use mbox:, maildir: or pipe:", c.config.Mailbox)
 	}
 	if err := noRelay(c.config); err != nil {
 		say("%v", err)

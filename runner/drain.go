@@ -28,12 +28,20 @@ func runDrain(c *call) error {
 	return c.drain(ctx, s)
 }
 
+// The times of waiting for the lock of another drain, or of a service that may
+// be about to end.
+const (
+	lockPoll      = 20 * time.Millisecond
+	serviceEnding = time.Second
+)
+
 // drain waits for another drain that holds the spool, works, and looks once
 // more after it has let go: a submitter that saw the lock held starts no drain
-// of its own. A service that holds the spool does the work itself.
+// of its own. A service that keeps holding the spool does the work itself.
 func (c *call) drain(ctx context.Context, s *spooldir.Spool) error {
 	log := logTo(c.stdio.Err)
 	stuck := make(map[string]bool) // ids that a whole run has left in new
+	waited := time.Duration(0)
 	for {
 		release, err := locks(s, "drain")
 		if errors.Is(err, spooldir.ErrLocked) {
@@ -41,13 +49,14 @@ func (c *call) drain(ctx context.Context, s *spooldir.Spool) error {
 			if err != nil {
 				return err
 			}
-			if holder == "service" {
+			if holder == "service" && waited >= serviceEnding {
 				return nil
 			}
+			waited += lockPoll
 			select {
 			case <-ctx.Done():
 				return ctx.Err()
-			case <-time.After(20 * time.Millisecond):
+			case <-time.After(lockPoll):
 			}
 			continue
 		}

@@ -20,7 +20,6 @@ const (
 	exitUsage       = 64
 	exitNoUser      = 67
 	exitUnavailable = 69
-	exitSoftware    = 70
 	exitTempfail    = 75
 	exitNoPerm      = 77
 	exitConfig      = 78

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -132,8 +131,8 @@ func assemble(c *config.Config, s *spooldir.Spool, log *maillog.Log) (*service, 
 	v.queue = queue.New(queue.Options{
 		Config: queue.Config{
 			HostName: host, LocalDomains: append([]string{host}, c.LocalDomains...), NullClient: c.NullClient,
-			Relay: func() error { return noRelay(c) },
-			LMTP:  strings.HasPrefix(c.Mailbox, "lmtp:"), AliasUser: aliasUser, FullBounce: c.FullBounce,
+			Relay:     func() error { return noRelay(c) },
+			AliasUser: aliasUser, FullBounce: c.FullBounce,
 			Retry: schedule, DelayNotice: c.DelayNotice,
 			MinFree: func() int64 { return floor(c, s) },
 		},
@@ -163,12 +162,24 @@ func floor(c *config.Config, s *spooldir.Spool) int64 {
 // run works until ctx ends.
 func (v *service) run(ctx context.Context) error {
 	defer v.watcher.Close()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	// One part without the other would hold the locks and do half of the
+	// work: when either ends, both do.
+	part := func(name string, run func(context.Context) error) error {
+		defer cancel()
+		err := run(ctx)
+		if err != nil {
+			v.log.WorkerTrouble(name, err)
+		}
+		return err
+	}
 	var group sync.WaitGroup
 	var relayed error
-	group.Go(func() { relayed = v.relay.Run(ctx) })
-	queued := v.queue.Run(ctx)
+	group.Go(func() { relayed = part("net", v.relay.Run) })
+	queued := part("queue", v.queue.Run)
 	group.Wait()
-	return errors.Join(queued, relayed)
+	return errors.Join(queued, relayed, v.syncer.Flush())
 }
 
 // idle reports whether there is nothing to do now. The bells are counted, so

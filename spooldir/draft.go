@@ -69,6 +69,13 @@ func (s *Spool) Create(e *Envelope) (*Draft, error) {
 		return nil, &fs.PathError{Op: "create", Path: path, Err: err}
 	}
 	d.f, d.tmp = os.NewFile(uintptr(fd), path), path
+	if os.Geteuid() == 0 && s.owner != 0 && !s.shared {
+		// The owner has to read what root puts into a spool of one uid.
+		if err := unix.Fchown(fd, s.owner, -1); err != nil {
+			d.Abort()
+			return nil, &fs.PathError{Op: "chown", Path: path, Err: err}
+		}
+	}
 	return d, nil
 }
 

@@ -317,40 +317,43 @@ func (m *Message) Unlock() error {
 	return ignoringEINTR(func() error { return unix.Flock(int(m.f.Fd()), unix.LOCK_UN) })
 }
 
-// Standing returns the numbers of the recipients whose names stand in a state
-// and belong to this message. Names of other files under such a name are left
-// out: whoever takes them up by name finds out what is wrong with them.
-func (s *Spool) Standing(m *Message, state State) ([]int, error) {
-	var in []int
-	for n := 1; n <= len(m.Recipients); n++ {
-		var st unix.Stat_t
-		path := s.file(state, m.Name(n).file)
-		err := ignoringEINTR(func() error { return unix.Lstat(path, &st) })
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return nil, &fs.PathError{Op: "lstat", Path: path, Err: err}
-		}
-		if uint64(st.Dev) == m.dev && uint64(st.Ino) == m.ino {
-			in = append(in, n)
-		}
+// In reports whether recipient n of a message has its name in a state. A name
+// of another file does not count: whoever takes that up by name finds out what
+// is wrong with it.
+func (s *Spool) In(m *Message, n int, state State) (bool, error) {
+	var st unix.Stat_t
+	path := s.file(state, m.Name(n).file)
+	err := ignoringEINTR(func() error { return unix.Lstat(path, &st) })
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
 	}
-	return in, nil
+	if err != nil {
+		return false, &fs.PathError{Op: "lstat", Path: path, Err: err}
+	}
+	return uint64(st.Dev) == m.dev && uint64(st.Ino) == m.ino, nil
 }
 
-// Stands reports whether a recipient of m has its name in one of states.
+// Standing returns the numbers of the recipients whose names stand in a state.
+func (s *Spool) Standing(m *Message, state State) ([]int, error) {
+	var numbers []int
+	for n := 1; n <= len(m.Recipients); n++ {
+		in, err := s.In(m, n, state)
+		if err != nil {
+			return nil, err
+		}
+		if in {
+			numbers = append(numbers, n)
+		}
+	}
+	return numbers, nil
+}
+
+// Stands reports whether any recipient of m has its name in one of states.
 func (s *Spool) Stands(m *Message, states ...State) (bool, error) {
 	for _, state := range states {
 		for n := 1; n <= len(m.Recipients); n++ {
-			var st unix.Stat_t
-			path := s.file(state, m.Name(n).file)
-			err := ignoringEINTR(func() error { return unix.Lstat(path, &st) })
-			if err == nil && uint64(st.Dev) == m.dev && uint64(st.Ino) == m.ino {
-				return true, nil
-			}
-			if err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return false, &fs.PathError{Op: "lstat", Path: path, Err: err}
+			if in, err := s.In(m, n, state); in || err != nil {
+				return in, err
 			}
 		}
 	}

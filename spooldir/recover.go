@@ -145,6 +145,30 @@ func (c *cleaner) journals(ids, underWay map[string]bool) error {
 	return errors.Join(errs...)
 }
 
+// CleanJournals removes journals that no name belongs to: those of messages
+// whose last name somebody removed by hand, or a full disk did not let move.
+func (s *Spool) CleanJournals() ([]Cleaned, error) {
+	// The journals first: a message that comes meanwhile has none among them.
+	before := make(map[string]bool)
+	if err := s.Journals(func(id string) bool { before[id] = true; return true }); err != nil {
+		return nil, err
+	}
+	places, err := s.List()
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range places {
+		delete(before, p.Name.ID)
+	}
+	c := cleaner{spool: s}
+	var errs []error
+	for id := range before {
+		errs = append(errs, s.RemoveJournal(id))
+		c.note(LogDir, id, "no message: removed")
+	}
+	return c.done, errors.Join(errs...)
+}
+
 // orphans removes the journals of messages that are not among ids.
 func (c *cleaner) orphans(ids map[string]bool) error {
 	var orphans []string

@@ -15,9 +15,12 @@ import (
 // Spool is an open spool directory. Its methods may be called from several
 // goroutines; several processes may have the same spool open.
 type Spool struct {
-	path  string
-	owner int // uid of the spool
-	fs    FileSystem
+	path   string
+	owner  int  // uid of the spool
+	shared bool // a group may submit, and the owner is in it: files get it by the directory
+
+	fsOnce sync.Once
+	fs     FileSystem
 
 	mu        sync.Mutex
 	envelopes map[string]cachedEnvelope
@@ -52,7 +55,7 @@ func Open(path string) (*Spool, error) {
 	return &Spool{
 		path:      abs,
 		owner:     int(st.Uid),
-		fs:        statFileSystem(abs),
+		shared:    tmp.Mode&unix.S_ISGID != 0,
 		envelopes: make(map[string]cachedEnvelope),
 	}, nil
 }
@@ -75,7 +78,10 @@ func (s *Spool) Path() string { return s.path }
 func (s *Spool) Owner() int { return s.owner }
 
 // FileSystem tells what the spool stands on.
-func (s *Spool) FileSystem() FileSystem { return s.fs }
+func (s *Spool) FileSystem() FileSystem {
+	s.fsOnce.Do(func() { s.fs = statFileSystem(s.path) })
+	return s.fs
+}
 
 func (s *Spool) dir(state State) string { return filepath.Join(s.path, string(state)) }
 

@@ -93,7 +93,7 @@ func (y *Syncer) flush() error {
 // sync of the directory where the file system is Ordered, of each file and the
 // directory elsewhere.
 func (s *Spool) Sync(state State, names ...Name) error {
-	if !s.fs.Ordered {
+	if !s.FileSystem().Ordered {
 		for _, name := range names {
 			f, err := openRegular(s.file(state, name.file))
 			var corrupt *CorruptError

@@ -18,6 +18,10 @@ type Lanes[T any] struct {
 	// Run works on a batch of items of one key.
 	Run func(ctx context.Context, key string, items []T)
 
+	// Panicked is told of a panic in Run; the items of its batch are given up,
+	// for a later scan to find. Other batches go on.
+	Panicked func(key string, items []T, reason any)
+
 	// Spare is called when items were refused and there is room again.
 	Spare func()
 
@@ -118,10 +122,23 @@ func (l *Lanes[T]) fill() {
 		l.group.Add(1)
 		go func() {
 			defer l.group.Done()
-			l.Run(l.ctx, key, items)
+			l.run(key, items)
 			l.finished(key, ln, batch)
 		}()
 	}
+}
+
+// run calls Run and turns a panic into trouble with this one batch.
+func (l *Lanes[T]) run(key string, items []T) {
+	defer func() {
+		if r := recover(); r != nil {
+			if _, fatal := r.(Fatal); fatal || l.Panicked == nil {
+				panic(r)
+			}
+			l.Panicked(key, items, r)
+		}
+	}()
+	l.Run(l.ctx, key, items)
 }
 
 func (l *Lanes[T]) finished(key string, ln *lane[T], batch []*entry[T]) {

@@ -49,7 +49,7 @@ type Loop struct {
 	// Parallel is how many messages may be in hand at a time.
 	Parallel int
 
-	// Rescan is the time between two scans that nothing rang for.
+	// Rescan is the time from one scan to the next, whatever rings between.
 	Rescan time.Duration
 
 	// Flush takes a request to try everything now and reports whether there
@@ -73,19 +73,19 @@ type Loop struct {
 	running int
 	looking bool // what the bell said, or a scan found, is not all pending yet
 	done    chan *item
-	all     bool // the next scan looks at what rests, too
+	all     bool      // the next scan looks at what rests, too
+	next    time.Time // of the scan that nothing rings for
 }
 
 // troublePause is how long a message rests after trouble of the machine.
 const troublePause = 30 * time.Second
 
 type item struct {
-	name    spooldir.Name
-	phase   phase
-	dirty   bool // something rang while it was in hand
-	due     time.Time
-	index   int // in later
-	started bool
+	name  spooldir.Name
+	phase phase
+	dirty bool // something rang while it was in hand
+	due   time.Time
+	index int // in later
 }
 
 type phase byte
@@ -131,12 +131,12 @@ func (l *Loop) Run(ctx context.Context) error {
 // timer fires when the next resting message is due, or a scan is.
 func (l *Loop) timer() (<-chan time.Time, func()) {
 	l.mu.Lock()
-	wait := l.Rescan
-	if len(l.later) > 0 {
-		wait = min(wait, max(l.later[0].due.Sub(l.Clock.Now()), 0))
+	at := l.next
+	if len(l.later) > 0 && l.later[0].due.Before(at) {
+		at = l.later[0].due
 	}
 	l.mu.Unlock()
-	return l.Clock.After(wait)
+	return l.Clock.After(max(at.Sub(l.Clock.Now()), 0))
 }
 
 // rung takes what the bell says.
@@ -168,6 +168,7 @@ func (l *Loop) scan() {
 	all := l.all || flush
 	l.all = false
 	l.looking = true
+	l.next = l.Clock.Now().Add(l.Rescan)
 	l.mu.Unlock()
 	err := l.Spool.Scan(l.State, func(n spooldir.Name) bool {
 		l.mu.Lock()
@@ -203,20 +204,18 @@ func (l *Loop) add(n spooldir.Name, news bool) {
 	}
 }
 
-// wake makes pending what is due, and scans if nothing is: then the timer was
-// the one for a scan.
+// wake makes pending what is due, and scans if it is time to.
 func (l *Loop) wake() {
 	now := l.Clock.Now()
 	l.mu.Lock()
-	woken := false
 	for len(l.later) > 0 && !l.later[0].due.After(now) {
 		it := heap.Pop(&l.later).(*item)
 		it.phase = waiting
 		l.pending = append(l.pending, it)
-		woken = true
 	}
+	rescan := !l.next.After(now)
 	l.mu.Unlock()
-	if !woken {
+	if rescan {
 		l.scan()
 	}
 }
@@ -309,21 +308,15 @@ func (l *Loop) Started() {
 // Idle reports whether nothing is pending or in hand and the bell has nothing
 // to tell. What rests until its time does not count.
 func (l *Loop) Idle() bool {
+	// In the order in which work goes: from the bell into the loop, from the
+	// loop into what else there is.
+	if !l.Bell.Silent() {
+		return false
+	}
 	l.mu.Lock()
 	idle := !l.looking && l.running == 0 && len(l.pending) == 0
 	l.mu.Unlock()
-	return idle && l.Bell.Silent() && (l.Also == nil || !l.Also())
-}
-
-// Due returns when the first resting message is due, the zero time if none
-// rests.
-func (l *Loop) Due() time.Time {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if len(l.later) == 0 {
-		return time.Time{}
-	}
-	return l.later[0].due
+	return idle && (l.Also == nil || !l.Also())
 }
 
 type laterHeap []*item

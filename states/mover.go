@@ -27,8 +27,8 @@ func NewMover(s *spooldir.Spool, by Actor, syncer *spooldir.Syncer, moved func(n
 func (m *Mover) Ringing(state spooldir.State, bell *spooldir.Bell) { m.bells[state] = bell }
 
 // Move makes a step. spooldir.ErrGone says that somebody else moved or removed
-// the name first. A recipient whose step to sent the full disk refuses is
-// removed instead, where the table allows it.
+// the name first. A delivered recipient whose step from local or remote to sent
+// the full disk refuses is removed instead.
 func (m *Mover) Move(name spooldir.Name, from, to spooldir.State, reason string) error {
 	if !m.legal[stepKey{from, to, m.by}] {
 		return &IllegalError{from, to, m.by}
@@ -38,7 +38,7 @@ func (m *Mover) Move(name spooldir.Name, from, to spooldir.State, reason string)
 	}
 	err := m.spool.Move(name, from, to)
 	var full *spooldir.FullError
-	if errors.As(err, &full) && to == spooldir.Sent && m.legal[stepKey{from, Gone, m.by}] {
+	if errors.As(err, &full) && to == spooldir.Sent && (from == spooldir.Local || from == spooldir.Remote) {
 		return m.remove(name, from, reason+" (the disk is full: removed at once)")
 	}
 	if err != nil {

@@ -26,7 +26,7 @@ type Schedule struct {
 // a pure function of its arguments that spreads messages which failed together
 // and keeps the recipients of one message together.
 func (s Schedule) Next(id string, attempt int, arrival, now time.Time) time.Time {
-	wait := min(max(now.Sub(arrival), s.Min), s.Max)
+	wait := min(max(now.Sub(arrival), s.Min), s.Max) // an arrival in the future has no age
 	if attempt <= 1 {
 		wait = s.Min / 5
 	}
