@@ -16,6 +16,7 @@ import (
 	"dma/forward"
 	"dma/internal/config"
 	"dma/internal/maillog"
+	"dma/internal/metrics"
 	"dma/internal/passwd"
 	"dma/internal/retry"
 	"dma/queue"
@@ -40,6 +41,7 @@ type service struct {
 	queue   *queue.Queue
 	relay   *relay.Relay
 	syncer  *spooldir.Syncer
+	metrics *metrics.Metrics
 }
 
 // logTo returns the log for a process with the given standard error: a line
@@ -83,7 +85,9 @@ func noRelay(c *config.Config) error {
 // assemble puts a service together on an open spool that this process may
 // serve.
 func assemble(c *config.Config, s *spooldir.Spool, log *maillog.Log) (*service, error) {
-	v := &service{config: c, spool: s, log: log}
+	counts := metrics.New(time.Now)
+	log = maillog.Observed(log, counts.Delivery)
+	v := &service{config: c, spool: s, log: log, metrics: counts}
 	host, err := c.HostName()
 	if err != nil {
 		log.ConfigProblem(c.File, 0, err.Error())
@@ -177,6 +181,7 @@ func (v *service) run(ctx context.Context) error {
 	var group sync.WaitGroup
 	var relayed error
 	group.Go(func() { relayed = part("net", v.relay.Run) })
+	group.Go(func() { v.writeMetrics(ctx) })
 	queued := part("queue", v.queue.Run)
 	group.Wait()
 	return errors.Join(queued, relayed, v.syncer.Flush())

@@ -98,6 +98,19 @@ func IDKind(id string) (Kind, bool) {
 	return 0, false
 }
 
+// IDTime returns the time of arrival that an id begins with, to the second; the
+// zero time for what is no id.
+func IDTime(id string) time.Time {
+	if _, ok := IDKind(id); !ok {
+		return time.Time{}
+	}
+	t, err := time.Parse(idTime, id[:len(idTime)])
+	if err != nil {
+		return time.Time{}
+	}
+	return t
+}
+
 // MaxRecipients is the most recipients that one message may have. A file can
 // have 65,000 names on ext4, which leaves room for every other use of a link.
 const MaxRecipients = 10000

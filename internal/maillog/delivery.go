@@ -43,6 +43,9 @@ type Delivery struct {
 // Delivery writes the final line of one attempt for one recipient. There is
 // exactly one for each.
 func (l *Log) Delivery(d Delivery) {
+	if l.observe != nil {
+		l.observe(d)
+	}
 	attrs := make([]slog.Attr, 0, 13)
 	attrs = append(attrs, slog.String("id", d.ID), slog.Int("n", d.N), address("from", d.From), address("to", d.To))
 	if d.OrigTo != "" && d.OrigTo != d.To {

@@ -48,7 +48,8 @@ const (
 // Log writes the events. Its methods may be called from many goroutines; they
 // report no errors, since a log that cannot be written must not stop mail.
 type Log struct {
-	l *slog.Logger
+	l       *slog.Logger
+	observe func(Delivery)
 }
 
 // New returns a Log that writes to l, or nowhere if l is nil.
@@ -56,8 +57,12 @@ func New(l *slog.Logger) *Log {
 	if l == nil {
 		l = slog.New(slog.DiscardHandler)
 	}
-	return &Log{l}
+	return &Log{l: l}
 }
+
+// Observed returns a Log like l that tells f of every Delivery before it writes
+// it.
+func Observed(l *Log, f func(Delivery)) *Log { return &Log{l: l.l, observe: f} }
 
 func (l *Log) info(event string, attrs ...slog.Attr)  { l.log(slog.LevelInfo, event, attrs) }
 func (l *Log) warn(event string, attrs ...slog.Attr)  { l.log(slog.LevelWarn, event, attrs) }
