@@ -212,7 +212,7 @@ func (a *Own) place(u passwd.User, j *Job) (place, error) {
 	case "pipe":
 		return place{name: "|" + rest, command: rest}, nil
 	}
-	return place{}, fmt.Errorf("MAILBOX %s is not supported yet; use mbox:, maildir: or pipe:", a.Mailbox)
+	return place{}, fmt.Errorf("MAILBOX %s is not supported yet; use mbox:PATH, maildir:PATH or pipe:COMMAND", a.Mailbox)
 }
 
 func (a *Own) mbox(u passwd.User, path string) place {

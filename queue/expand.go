@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -29,7 +30,7 @@ type expansion struct {
 // goes to sent. A kill in between leaves both, and whoever takes the child up
 // finishes the parent's step first.
 func (q *Queue) expand(m *spooldir.Message, n int, from spooldir.State, x expansion) error {
-	env, keep := q.childEnvelope(m, n, x)
+	env, keep, due := q.childEnvelope(m, n, x)
 	if len(env.Recipients) == 0 { // all targets are /dev/null
 		return q.settle(m, from, []result{{n: n, to: spooldir.Sent, status: "2.0.0", reply: x.reason + ": discarded", relay: "local"}})
 	}
@@ -42,16 +43,24 @@ func (q *Queue) expand(m *spooldir.Message, n int, from spooldir.State, x expans
 		return err
 	}
 	defer draft.Close()
-	return q.replaced(m, n, from, env, x.reason)
+	return q.replaced(m, n, from, env, x.reason, due)
 }
 
 // replaced finishes the step of recipient n, in whose place the committed
 // child env stands.
-func (q *Queue) replaced(m *spooldir.Message, n int, from spooldir.State, env *spooldir.Envelope, reason string) error {
+//
+// due is the report that the sender is owed for it, if he asked for any (RFC
+// 3461 5.2.7): none when the child's recipients are reported themselves,
+// "expanded" for several targets, "delivered" for a list.
+func (q *Queue) replaced(m *spooldir.Message, n int, from spooldir.State, env *spooldir.Envelope, reason string, due dsn.Kind) error {
 	parent := m.Name(n)
 	e := spooldir.Entry{
 		Time: q.clock.Now(), Event: spooldir.Expanded, Recipients: []int{n},
 		Status: "2.0.0", Relay: "forward", Reply: fmt.Sprintf("%s: child %s", reason, env.ID),
+		DSN: due == 0,
+	}
+	if due == dsn.Delivered {
+		e.Relay = "list"
 	}
 	q.log.Expanded(m.ID, n, m.Recipients[n-1].Address, env.ID, len(env.Recipients))
 	q.logAttempt(m, &e, n)
@@ -120,8 +129,9 @@ func (q *Queue) write(env *spooldir.Envelope, head string, content io.Reader) (*
 }
 
 // childEnvelope makes the envelope of a child. Targets that are the same
-// collapse; keep reports whether RET and ENVID go along (RFC 3461 5.2.7).
-func (q *Queue) childEnvelope(m *spooldir.Message, n int, x expansion) (env *spooldir.Envelope, keep bool) {
+// collapse; keep reports whether RET and ENVID go along, due what the sender is
+// owed now (RFC 3461 5.2.7).
+func (q *Queue) childEnvelope(m *spooldir.Message, n int, x expansion) (env *spooldir.Envelope, keep bool, due dsn.Kind) {
 	r := &m.Recipients[n-1]
 	env = &spooldir.Envelope{
 		ID:      spooldir.DeriveID(m.ID, n, spooldir.Child),
@@ -137,7 +147,7 @@ func (q *Queue) childEnvelope(m *spooldir.Message, n int, x expansion) (env *spo
 		how = dsn.Forward
 	}
 	notify, _ := dsn.ParseNotify(r.Notify)
-	child, keep, _ := notify.Expand(how)
+	child, keep, due := notify.Expand(how)
 
 	seen := make(map[spooldir.Recipient]bool)
 	for _, t := range x.targets {
@@ -160,7 +170,7 @@ func (q *Queue) childEnvelope(m *spooldir.Message, n int, x expansion) (env *spo
 			env.Recipients = append(env.Recipients, c)
 		}
 	}
-	return env, keep
+	return env, keep, due
 }
 
 // deliveryAddress is the address under which a recipient is delivered to: for
@@ -196,12 +206,12 @@ func childRecipient(t forward.Target, addr string, x expansion) (spooldir.Recipi
 // finishParents finishes the steps of the parents of a message that dma itself
 // made: as long as a parent's name stands where it stood, this message must
 // not leave new. It is a no-op for messages that users submitted.
-func (q *Queue) finishParents(m *spooldir.Message) error {
+func (q *Queue) finishParents(ctx context.Context, m *spooldir.Message) error {
 	if m.Kind() == spooldir.Submitted || m.Kind() == spooldir.Delay {
 		return nil
 	}
 	for _, p := range m.Parents {
-		if err := q.finishNames(m, p.Name); err != nil {
+		if err := q.finishNames(ctx, m, p.Name); err != nil {
 			return err
 		}
 	}
@@ -210,7 +220,7 @@ func (q *Queue) finishParents(m *spooldir.Message) error {
 
 // finishNames finishes the steps of one parent, wherever it stands. What a
 // hand moves at this very moment is looked for again.
-func (q *Queue) finishNames(m *spooldir.Message, parent spooldir.Name) error {
+func (q *Queue) finishNames(ctx context.Context, m *spooldir.Message, parent spooldir.Name) error {
 	for range 3 {
 		at, err := q.spool.Find(parent)
 		if err != nil {
@@ -218,7 +228,7 @@ func (q *Queue) finishNames(m *spooldir.Message, parent spooldir.Name) error {
 		}
 		moved := false
 		for _, state := range at {
-			err := q.finishParent(m, parent, state)
+			err := q.finishParent(ctx, m, parent, state)
 			if errors.Is(err, spooldir.ErrGone) {
 				moved = true
 			} else if err != nil {
@@ -232,7 +242,20 @@ func (q *Queue) finishNames(m *spooldir.Message, parent spooldir.Name) error {
 	return nil
 }
 
-func (q *Queue) finishParent(m *spooldir.Message, parent spooldir.Name, state spooldir.State) error {
+func (q *Queue) finishParent(ctx context.Context, m *spooldir.Message, parent spooldir.Name, state spooldir.State) error {
+	// Who expands or reports a parent, perhaps again after an error, holds its
+	// lock until that is done: m must not leave new meanwhile, or it would be
+	// made a second time.
+	p, err := q.spool.Open(state, parent)
+	if errors.Is(err, spooldir.ErrGone) {
+		return err
+	}
+	if err == nil {
+		defer p.Close()
+		if err := p.Lock(ctx); err != nil {
+			return err
+		}
+	}
 	reason := fmt.Sprintf("%s %s is committed", m.Kind(), m.ID)
 	switch m.Kind() {
 	case spooldir.Child:

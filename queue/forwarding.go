@@ -32,8 +32,9 @@ func (q *Queue) lineUp(ctx context.Context, state spooldir.State, name spooldir.
 	for _, n := range numbers {
 		u, _, err := q.localUser(ctx, &m.Recipients[n-1])
 		switch {
-		case errors.Is(err, passwd.ErrUnknown):
-			// It was there when the recipient was routed.
+		case errors.Is(err, passwd.ErrUnknown) && m.Recipients[n-1].Kind != spooldir.File && m.Recipients[n-1].Kind != spooldir.Command:
+			// It was there when the recipient was routed. For a file or command
+			// that is as likely a mistake in ALIASUSER, which can be mended.
 			results = append(results, result{n: n, to: spooldir.Permfail, status: "5.1.1", reply: err.Error(), relay: "local"})
 		case err != nil:
 			results = append(results, result{n: n, to: spooldir.Tempfail, status: "4.3.0", reply: fmt.Sprintf("cannot look up the user: %v", err), relay: "local"})

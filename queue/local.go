@@ -173,5 +173,5 @@ func (q *Queue) expandAgain(m *spooldir.Message, n int, job *agent.Job) error {
 		return err
 	}
 	defer draft.Close()
-	return q.replaced(m, n, spooldir.Local, env, reason)
+	return q.replaced(m, n, spooldir.Local, env, reason, 0)
 }

@@ -37,7 +37,7 @@ func (q *Queue) handleNew(ctx context.Context, name spooldir.Name) (time.Time, e
 	} else if err != nil {
 		return time.Time{}, err
 	}
-	if err := q.finishParents(m); err != nil {
+	if err := q.finishParents(ctx, m); err != nil {
 		return time.Time{}, err
 	}
 	made, err := q.spool.CreateJournal(m.ID)

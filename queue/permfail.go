@@ -15,7 +15,7 @@ import (
 // of a message that failed together, committed before their names go. A bounce
 // waits until its message has no name left on its way.
 func (q *Queue) handlePermfail(ctx context.Context, name spooldir.Name) (time.Time, error) {
-	m, numbers, err := q.take(ctx, spooldir.Permfail, name)
+	m, _, err := q.take(ctx, spooldir.Permfail, name)
 	if m == nil {
 		return time.Time{}, err
 	}
@@ -38,7 +38,8 @@ func (q *Queue) handlePermfail(ctx context.Context, name spooldir.Name) (time.Ti
 	q.mu.Unlock()
 	// The net process moves names without the lock of the message: what it
 	// moved here while the others were looked at belongs into this bounce.
-	if numbers, err = q.spool.Standing(m, spooldir.Permfail); err != nil {
+	numbers, err := q.spool.Standing(m, spooldir.Permfail)
+	if err != nil {
 		return time.Time{}, err
 	}
 
@@ -51,7 +52,7 @@ func (q *Queue) handlePermfail(ctx context.Context, name spooldir.Name) (time.Ti
 		notify, err := dsn.ParseNotify(m.Recipients[n-1].Notify)
 		switch {
 		case journal.Has(spooldir.Kept, n):
-		case err == nil && !notify.Wants(dsn.Failed) && (m.Sender != "" || m.Kind() == spooldir.Submitted):
+		case err == nil && !notify.Wants(dsn.Failed):
 			silent = append(silent, n)
 		default:
 			report = append(report, n)

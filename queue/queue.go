@@ -275,7 +275,7 @@ func (q *Queue) recoverChild(ctx context.Context, name spooldir.Name) error {
 		return err
 	}
 	defer m.Close()
-	return q.finishParents(m)
+	return q.finishParents(ctx, m)
 }
 
 // open opens a message for a worker. A nil message without error means that

@@ -189,6 +189,7 @@ func TestChildEnvelope(t *testing.T) {
 		notify   string
 		want     string
 		keep     bool
+		due      dsn.Kind
 		original string
 	}{
 		{name: "one, not asked", targets: one, keep: true},
@@ -196,10 +197,10 @@ func TestChildEnvelope(t *testing.T) {
 		{name: "one, never", targets: one, notify: "NEVER", want: "NEVER", keep: true},
 		{name: "one, submitted as another", targets: one, original: "first@host.test", keep: true},
 		{name: "several, not asked", targets: many, keep: true},
-		{name: "several", targets: many, notify: "SUCCESS,FAILURE,DELAY", want: "FAILURE,DELAY", keep: true},
-		{name: "several, success only", targets: many, notify: "SUCCESS", want: "NEVER", keep: true},
+		{name: "several", targets: many, notify: "SUCCESS,FAILURE,DELAY", want: "FAILURE,DELAY", keep: true, due: dsn.Expanded},
+		{name: "several, success only", targets: many, notify: "SUCCESS", want: "NEVER", keep: true, due: dsn.Expanded},
 		{name: "several, never", targets: many, notify: "NEVER", want: "NEVER", keep: true},
-		{name: "list", targets: many, list: true, notify: "SUCCESS,FAILURE"},
+		{name: "list", targets: many, list: true, notify: "SUCCESS,FAILURE", due: dsn.Delivered},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			env := spooldir.Envelope{
@@ -214,9 +215,9 @@ func TestChildEnvelope(t *testing.T) {
 			if test.list {
 				x.sender = "owner-al@host.test"
 			}
-			got, keep := f.q.childEnvelope(m, 2, x)
-			if keep != test.keep {
-				t.Errorf("keep is %v, want %v", keep, test.keep)
+			got, keep, due := f.q.childEnvelope(m, 2, x)
+			if keep != test.keep || due != test.due {
+				t.Errorf("keep is %v, due %v; want %v, %v", keep, due, test.keep, test.due)
 			}
 			if got.ID != spooldir.DeriveID(m.ID, 2, spooldir.Child) || len(got.Parents) != 1 || got.Parents[0].Name != name ||
 				got.Sender != x.sender || !got.Arrival.Equal(m.Arrival) || got.UID != 1234 || !got.EightBit || got.Depth != 1 {
@@ -743,7 +744,7 @@ func TestDelayNotice(t *testing.T) {
 	}
 	m := f.open(spooldir.New, in[0])
 	text := content(t, m)
-	if m.Kind() != spooldir.Delay || m.Sender != "" || m.Recipients[0].Address != "s@remote.test" || m.Recipients[0].Notify != "NEVER" ||
+	if m.Kind() != spooldir.Delay || m.Sender != "" || m.Recipients[0].Address != "s@remote.test" ||
 		!m.Arrival.Equal(f.clock.now) {
 		t.Errorf("notice %+v", m.Envelope)
 	}
@@ -809,7 +810,7 @@ func TestBounceWaits(t *testing.T) {
 	m := f.open(spooldir.New, in[0])
 	text := content(t, m)
 	if m.Kind() != spooldir.Bounce || m.Sender != "" || len(m.Recipients) != 1 || m.Recipients[0].Address != "s@remote.test" ||
-		m.Recipients[0].Notify != "NEVER" || !m.Arrival.Equal(f.clock.now) {
+		!m.Arrival.Equal(f.clock.now) {
 		t.Errorf("bounce %+v", m.Envelope)
 	}
 	if strings.Count(text, "Final-Recipient:") != 2 || !strings.Contains(text, "; ghost@host.test") || !strings.Contains(text, "; phantom@host.test") {

@@ -26,10 +26,7 @@ func (q *Queue) commitReport(m *spooldir.Message, numbers []int, kind spooldir.K
 	if to == "" {
 		to = postmaster
 	}
-	env.Recipients = []spooldir.Recipient{{Kind: spooldir.Address, Address: to, Notify: "NEVER"}}
-	if to == postmaster {
-		env.Recipients[0].Notify = ""
-	}
+	env.Recipients = []spooldir.Recipient{{Kind: spooldir.Address, Address: to}}
 	report, err := q.report(m, numbers, env.ID, to, what)
 	if err != nil {
 		return nil, err
@@ -82,7 +79,7 @@ func (q *Queue) report(m *spooldir.Message, numbers []int, id, to string, what d
 		if last := journal.Last(n); last != nil {
 			d.Status, d.LastAttempt = last.Status, last.Time
 			switch last.Relay {
-			case "", "none", "local", "forward":
+			case "", "none", "local", "forward", "list":
 				d.Diagnostic = "x-unix; " + last.Reply
 			default:
 				d.RemoteMTA = last.Relay

@@ -85,12 +85,17 @@ func (q *Queue) successWanted(m *spooldir.Message, numbers []int) (map[dsn.Kind]
 			}
 		}
 		last := journal.Last(n)
-		if last == nil || last.Event != spooldir.Delivered || last.Relayed() {
+		if last == nil || last.Relayed() {
 			continue
 		}
 		kind := dsn.Delivered
-		if last.Relay != "local" {
+		switch {
+		case last.Event == spooldir.Expanded && last.Relay != "list":
+			kind = dsn.Expanded
+		case last.Event == spooldir.Delivered && last.Relay != "local":
 			kind = dsn.Relayed
+		case last.Event != spooldir.Delivered && last.Event != spooldir.Expanded:
+			continue
 		}
 		wanted[kind] = append(wanted[kind], n)
 	}

@@ -11,15 +11,20 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"dma/internal/address"
 	"dma/internal/maillog"
 	"dma/internal/retry"
+	"dma/internal/rewrite"
 	"dma/smarthost"
 	"dma/spooldir"
 	"dma/states"
+
+	"github.com/emersion/go-smtp"
 )
 
 // Deliverer hands one message to the next hop and says what became of each
@@ -38,9 +43,10 @@ type Options struct {
 	Clock       states.Clock
 	Retry       retry.Schedule
 	Deliverer   Deliverer
-	HostName    string        // added to addresses without domain
-	Concurrency int           // messages in hand at a time
-	Rescan      time.Duration // between scans that nothing rang for
+	Rewriter    *rewrite.Rewriter // of senders; nil: they stay as they are
+	HostName    string            // added to addresses without domain
+	Concurrency int               // messages in hand at a time
+	Rescan      time.Duration     // between scans that nothing rang for
 	Syncer      *spooldir.Syncer
 }
 
@@ -112,7 +118,12 @@ func (r *Relay) handle(ctx context.Context, name spooldir.Name) (time.Time, erro
 		return time.Time{}, err
 	}
 	start := r.o.Clock.Now()
-	outcomes := r.o.Deliverer.Deliver(ctx, r.message(m, numbers))
+	var outcomes []smarthost.Outcome
+	if order, err := r.message(m, numbers); err == nil {
+		outcomes = r.o.Deliverer.Deliver(ctx, order)
+	} else {
+		outcomes = untried(len(numbers), err)
+	}
 	if len(outcomes) != len(numbers) {
 		panic(states.Fatal{Reason: fmt.Sprintf("message %s: %d outcomes for %d recipients", m.ID, len(outcomes), len(numbers))})
 	}
@@ -162,11 +173,16 @@ func (r *Relay) gather(ctx context.Context, m *spooldir.Message) ([]int, *spoold
 	}
 	rest := numbers[:0]
 	for _, n := range numbers {
-		if !journal.Delivered(n) {
+		var err error
+		switch {
+		case journal.Delivered(n):
+			err = r.mover.Move(m.Name(n), spooldir.Remote, spooldir.Sent, "the journal says delivered")
+		case m.Recipients[n-1].Kind != spooldir.Address:
+			// A hand has put it here: no other host is to get it.
+			err = r.mover.Move(m.Name(n), spooldir.Remote, spooldir.Tempfail, "a local recipient")
+		default:
 			rest = append(rest, n)
-			continue
 		}
-		err := r.mover.Move(m.Name(n), spooldir.Remote, spooldir.Sent, "the journal says delivered")
 		if err != nil && !errors.Is(err, spooldir.ErrGone) {
 			return nil, nil, err
 		}
@@ -182,8 +198,25 @@ func names(m *spooldir.Message, numbers []int) []spooldir.Name {
 	return out
 }
 
-// message makes the order for the next hop.
-func (r *Relay) message(m *spooldir.Message, numbers []int) smarthost.Message {
+// untried are the outcomes of n recipients of a message that trouble of our own
+// keeps here.
+func untried(n int, err error) []smarthost.Outcome {
+	return slices.Repeat([]smarthost.Outcome{{
+		Verdict: smarthost.Tempfail, Command: "rewriting",
+		Reply: smtp.SMTPError{EnhancedCode: smtp.EnhancedCode{4, 3, 5}, Message: strings.Map(printable, err.Error())},
+	}}, n)
+}
+
+// printable maps what has no place in one printable line to a blank.
+func printable(c rune) rune {
+	if !unicode.IsPrint(c) {
+		return ' '
+	}
+	return c
+}
+
+// message makes the order for the next hop. An error is temporary.
+func (r *Relay) message(m *spooldir.Message, numbers []int) (smarthost.Message, error) {
 	out := smarthost.Message{
 		ID: m.ID, Sender: m.Sender, Content: m, Size: m.ContentLength,
 		EightBit: m.EightBit, UTF8: m.UTF8, Return: m.Return, EnvelopeID: m.EnvelopeID,
@@ -194,7 +227,15 @@ func (r *Relay) message(m *spooldir.Message, numbers []int) smarthost.Message {
 			N: n, Address: r.qualify(rcpt.Address), Notify: notify(rcpt.Notify), ORCPT: rcpt.ORCPT,
 		})
 	}
-	return out
+	if r.o.Rewriter == nil {
+		return out, nil
+	}
+	err := r.o.Rewriter.Reload()
+	if err == nil {
+		out.Sender = r.o.Rewriter.Envelope(m.Sender)
+		out.Content, out.Size, err = r.o.Rewriter.Header(m, m.ContentLength)
+	}
+	return out, err
 }
 
 func (r *Relay) qualify(addr string) string {

@@ -99,11 +99,11 @@ func newFixture(t *testing.T) *fixture {
 		dir = t.TempDir()
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	dir = filepath.Join(dir, "spool")
-	if err := spooldir.Init(dir); err != nil {
+	path := filepath.Join(dir, "spool")
+	if err := spooldir.Init(path); err != nil {
 		t.Fatal(err)
 	}
-	s, err := spooldir.Open(dir)
+	s, err := spooldir.Open(path)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -41,7 +41,7 @@ const (
 func (c *call) drain(ctx context.Context, s *spooldir.Spool) error {
 	log := logTo(c.stdio.Err)
 	stuck := make(map[string]bool) // ids that a whole run has left in new
-	waited := time.Duration(0)
+	begun := time.Now()
 	for {
 		release, err := locks(s, "drain")
 		if errors.Is(err, spooldir.ErrLocked) {
@@ -49,10 +49,9 @@ func (c *call) drain(ctx context.Context, s *spooldir.Spool) error {
 			if err != nil {
 				return err
 			}
-			if holder == "service" && waited >= serviceEnding {
+			if holder == "service" && time.Since(begun) >= serviceEnding {
 				return nil
 			}
-			waited += lockPoll
 			select {
 			case <-ctx.Done():
 				return ctx.Err()

@@ -165,8 +165,8 @@ func printQueue(w io.Writer, list []waiting) error {
 		b.WriteByte('\n')
 		if e.Reason != "" {
 			reason := e.Reason
-			if e.Status != "" {
-				reason = e.Status + " " + strings.TrimPrefix(reason, e.Status+" ")
+			if e.Status != "" && !strings.Contains(reason, e.Status+" ") {
+				reason = e.Status + " " + reason
 			}
 			fmt.Fprintf(&b, "               %s\n", printable(reason))
 		}

@@ -70,7 +70,7 @@ func commands() []command {
 		{"mailq", "[--json]", "list what waits, for whom, since when and why", runMailq},
 		{"hold", "NAME ...", "park recipients, named as mailq and ls show them, or all of a message id", runHold},
 		{"release", "NAME ...", "give parked recipients back", runRelease},
-		{"verify", "ADDRESS ...", "show where mail for addresses would go", runVerify},
+		{"verify", "[--] ADDRESS ...", "show where mail for addresses would go", runVerify},
 		{"smtp", "", "speak SMTP on standard input and output (sendmail -bs)", runSMTP},
 		{"aliases", "", "check the aliases files", runAliases},
 		{"check", "", "say everything that is wrong with the installation", runCheck},

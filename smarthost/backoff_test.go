@@ -205,12 +205,7 @@ func TestFailOver(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r := New(Config{Dial: n.Dial, Hosts: hosts, LookupHost: func(_ context.Context, name string) ([]string, error) {
-			if name == "mx.example" {
-				return []string{"192.0.2.1", "not an address", "2001:db8::2"}, nil
-			}
-			return nil, &net.DNSError{Err: "no such host", Name: name, IsNotFound: true}
-		}})
+		r := New(Config{Dial: n.Dial, Hosts: hosts, Resolver: fakeResolver{"mx.example": {"192.0.2.1", "2001:db8::2"}}})
 		out := r.Deliver(t.Context(), testMessage(0, "a@x"))
 		if out[0].Verdict != Sent || out[0].Relay != "[2001:db8::3]:27" {
 			t.Errorf("%+v", out[0])
@@ -223,7 +218,7 @@ func TestFailOver(t *testing.T) {
 			t.Error(err)
 		}
 
-		r = New(Config{Dial: n.Dial, Hosts: hosts[:1], LookupHost: r.cfg.LookupHost})
+		r = New(Config{Dial: n.Dial, Hosts: hosts[:1], Resolver: r.cfg.Resolver})
 		out = r.Deliver(t.Context(), testMessage(0, "a@x"))
 		if got := describe("a@x", &out[0]); got != "a@x tempfail 4.4.3 connect -" || out[0].Text() != "connect: looking up gone.example: no such host" {
 			t.Error(got, out[0].Text())

@@ -3,7 +3,10 @@ package smarthost
 import (
 	"cmp"
 	"context"
+	"crypto/x509"
+	"math/rand/v2"
 	"net"
+	"net/netip"
 	"time"
 )
 
@@ -36,11 +39,38 @@ type Config struct {
 	// an IP address and a port.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 
-	// LookupHost returns the addresses of a host; default is the system's
-	// resolver.
-	LookupHost func(ctx context.Context, host string) ([]string, error)
+	// Direct says that Hosts is the domain of recipients, and no relay that
+	// somebody chose: then a DNS that says for good that it takes no mail, or
+	// that it is this host itself, fails the mail for good.
+	Direct bool
 
-	// Now is the clock of the back-off; default time.Now.
+	// Resolver asks the DNS; default is the system's.
+	Resolver Resolver
+
+	// OwnAddresses returns the addresses of this host, of which MX routing makes
+	// no target; default are those of its interfaces. Loopback counts without it.
+	OwnAddresses func() []netip.Addr
+
+	// Shuffle puts hosts of equal preference in random order; default is
+	// rand.Shuffle.
+	Shuffle func(n int, swap func(i, j int))
+
+	// TLS says how the connection to a host is protected, given whether there are
+	// credentials for it; default DefaultTLS. An error is temporary for the mail.
+	TLS func(h Host, credentials bool) (TLSPolicy, error)
+
+	// RootCAs are who may sign certificates; default the system's.
+	RootCAs *x509.CertPool
+
+	// CertFile is the path of our own certificate and its key in PEM, for peers
+	// that ask for one. It is read each time. Default none.
+	CertFile string
+
+	// Credentials are the logins; nil has none. Where there is one for a host,
+	// that host gets no mail unless the login succeeds.
+	Credentials *Credentials
+
+	// Now is the clock of the back-off and of certificates; default time.Now.
 	Now func() time.Time
 }
 
@@ -48,16 +78,19 @@ type Config struct {
 // section 4.5.3.2, or the one given here. The bound of a command is for its whole
 // reply, so that a peer cannot stretch it octet by octet.
 type Timeouts struct {
-	Lookup   time.Duration // one host name: 30s
-	Connect  time.Duration // one address: 30s
-	Greeting time.Duration // 5m
-	Hello    time.Duration // EHLO, HELO, RSET: 5m
-	Mail     time.Duration // 5m
-	Rcpt     time.Duration // each RCPT: 5m
-	Data     time.Duration // the reply to DATA: 2m
-	Block    time.Duration // writing a command or 32 KiB of content: 3m
-	Dot      time.Duration // the reply to the content: 10m
-	Quit     time.Duration // saying goodbye, in all: 2s
+	Lookup    time.Duration // one host name: 30s
+	Connect   time.Duration // one address: 30s
+	Race      time.Duration // an address that is silent, before the next is tried too: 250ms (RFC 8305)
+	Greeting  time.Duration // 5m
+	Hello     time.Duration // EHLO, HELO, STARTTLS, RSET: 5m
+	Handshake time.Duration // of TLS: 1m
+	Auth      time.Duration // each reply to AUTH: 2m
+	Mail      time.Duration // 5m
+	Rcpt      time.Duration // each RCPT: 5m
+	Data      time.Duration // the reply to DATA: 2m
+	Block     time.Duration // writing a command or 32 KiB of content: 3m
+	Dot       time.Duration // the reply to the content: 10m
+	Quit      time.Duration // saying goodbye, in all: 2s
 	// Grace is how long a reply to the content is still waited for when the
 	// program is to stop, since going would send the message twice: 5s. Also how
 	// long the parting words of a peer that takes no more are waited for.
@@ -67,17 +100,20 @@ type Timeouts struct {
 func (c Config) withDefaults() Config {
 	t := &c.Timeouts
 	*t = Timeouts{
-		Lookup:   cmp.Or(t.Lookup, 30*time.Second),
-		Connect:  cmp.Or(t.Connect, 30*time.Second),
-		Greeting: cmp.Or(t.Greeting, 5*time.Minute),
-		Hello:    cmp.Or(t.Hello, 5*time.Minute),
-		Mail:     cmp.Or(t.Mail, 5*time.Minute),
-		Rcpt:     cmp.Or(t.Rcpt, 5*time.Minute),
-		Data:     cmp.Or(t.Data, 2*time.Minute),
-		Block:    cmp.Or(t.Block, 3*time.Minute),
-		Dot:      cmp.Or(t.Dot, 10*time.Minute),
-		Quit:     cmp.Or(t.Quit, 2*time.Second),
-		Grace:    cmp.Or(t.Grace, 5*time.Second),
+		Lookup:    cmp.Or(t.Lookup, 30*time.Second),
+		Connect:   cmp.Or(t.Connect, 30*time.Second),
+		Race:      cmp.Or(t.Race, 250*time.Millisecond),
+		Greeting:  cmp.Or(t.Greeting, 5*time.Minute),
+		Hello:     cmp.Or(t.Hello, 5*time.Minute),
+		Handshake: cmp.Or(t.Handshake, time.Minute),
+		Auth:      cmp.Or(t.Auth, 2*time.Minute),
+		Mail:      cmp.Or(t.Mail, 5*time.Minute),
+		Rcpt:      cmp.Or(t.Rcpt, 5*time.Minute),
+		Data:      cmp.Or(t.Data, 2*time.Minute),
+		Block:     cmp.Or(t.Block, 3*time.Minute),
+		Dot:       cmp.Or(t.Dot, 10*time.Minute),
+		Quit:      cmp.Or(t.Quit, 2*time.Second),
+		Grace:     cmp.Or(t.Grace, 5*time.Second),
 	}
 	if !token(c.Name) {
 		c.Name = "localhost"
@@ -91,8 +127,17 @@ func (c Config) withDefaults() Config {
 	if c.Dial == nil {
 		c.Dial = new(net.Dialer).DialContext
 	}
-	if c.LookupHost == nil {
-		c.LookupHost = net.DefaultResolver.LookupHost
+	if c.Resolver == nil {
+		c.Resolver = net.DefaultResolver
+	}
+	if c.OwnAddresses == nil {
+		c.OwnAddresses = interfaceAddresses
+	}
+	if c.Shuffle == nil {
+		c.Shuffle = rand.Shuffle
+	}
+	if c.TLS == nil {
+		c.TLS = DefaultTLS
 	}
 	if c.Now == nil {
 		c.Now = time.Now

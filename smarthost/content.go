@@ -21,6 +21,7 @@ type content struct {
 	size       int64 // octets with CRLF, without stuffed dots (RFC 1870 section 5)
 	eightBit   bool
 	header8Bit bool // an octet above 0x7f stands in the header
+	body8Bit   bool // one stands in the body
 }
 
 // measure reads a message and says what it is on the wire.
@@ -36,6 +37,7 @@ func measure(m *Message) (*content, error) {
 			if b >= 0x80 {
 				c.eightBit = true
 				c.header8Bit = c.header8Bit || header
+				c.body8Bit = c.body8Bit || !header
 				break
 			}
 		}
@@ -78,7 +80,11 @@ var errContent = errors.New("reading the message")
 // without its end and without stuffed dots. A line is valid during the call. The
 // package's documentation has the rules.
 func eachLine(m *Message, emit func(line []byte) error) error {
-	br := bufio.NewReaderSize(io.NewSectionReader(m.Content, 0, m.Size), 32*1024)
+	var src io.Reader = io.NewSectionReader(m.Content, 0, m.Size)
+	if m.edits != nil {
+		src = &editReader{src: m.Content, size: m.Size, edits: m.edits}
+	}
+	br := bufio.NewReaderSize(src, 32*1024)
 	var got int64
 	header := true
 	var line []byte // of the current line, what was not yet emitted
@@ -132,7 +138,7 @@ func eachLine(m *Message, emit func(line []byte) error) error {
 				return err
 			}
 		case errors.Is(err, io.EOF):
-			if got != m.Size {
+			if got != m.Size && m.edits == nil {
 				return fmt.Errorf("%w: %d octets of %d", errContent, got, m.Size)
 			}
 			if len(line) == 0 {

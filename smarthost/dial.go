@@ -3,81 +3,143 @@ package smarthost
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
+	"time"
 )
 
-// maxAddresses bounds the addresses of one host that are tried.
+// maxAddresses bounds the addresses of one host, and of all MX of a domain, that
+// are tried.
 const maxAddresses = 20
 
 // dialHosts opens a session with the first host, and the first of its addresses,
 // that greets. The error is an *Error: that of the last address tried.
 func dialHosts(ctx context.Context, cfg *Config) (*Session, error) {
-	last := &Error{Command: "connect", Err: errors.New("no relay is configured"), detail: "3.5"}
+	var last error = &Error{Command: "connect", Err: errors.New("no relay is configured"), detail: "3.5"}
 	for _, h := range cfg.Hosts {
-		addrs, err := addresses(ctx, cfg, h)
-		if err != nil {
-			last = &Error{Command: "connect", Err: err, detail: "4.3"}
+		s, err := dialHost(ctx, cfg, h)
+		if err == nil {
+			return s, nil
 		}
-		for _, ip := range addrs {
-			s, err := dialAddress(ctx, cfg, h, ip)
-			if err == nil {
-				return s, nil
-			}
-			if !errors.As(err, &last) {
-				last = &Error{Relay: relayName(h, ip), Command: "connect", Err: err, detail: "4.1"}
-			}
-			if ctx.Err() != nil {
-				return nil, last
-			}
+		// A refused login does not mend by itself: it is what is to be seen.
+		if !isRefused(last) {
+			last = err
+		}
+		if ctx.Err() != nil {
+			break
 		}
 	}
 	return nil, last
 }
 
-// addresses returns the IP addresses of a host in the order in which they are
-// tried.
-func addresses(ctx context.Context, cfg *Config, h Host) ([]string, error) {
-	if h.IP.IsValid() {
-		return []string{h.IP.String()}, nil
-	}
+func dialHost(ctx context.Context, cfg *Config, h Host) (*Session, error) {
 	if h.MX {
-		return nil, fmt.Errorf("the MX of %s cannot be asked", h.Name)
+		return dialMX(ctx, cfg, h)
 	}
-	ctx, cancel := context.WithTimeout(ctx, cfg.Timeouts.Lookup)
-	defer cancel()
-	list, err := cfg.LookupHost(ctx, h.Name)
+	ips, err := addresses(ctx, cfg, h, false)
 	if err != nil {
-		var dns *net.DNSError
-		if errors.As(err, &dns) {
-			return nil, fmt.Errorf("looking up %s: %s", h.Name, dns.Err)
-		}
-		return nil, fmt.Errorf("looking up %s: %w", h.Name, err)
-	}
-	var ips []string
-	for _, s := range list {
-		if _, err := netip.ParseAddr(s); err == nil && len(ips) < maxAddresses {
-			ips = append(ips, s)
-		}
-	}
-	if len(ips) == 0 {
-		return nil, fmt.Errorf("looking up %s: no address", h.Name)
-	}
-	return ips, nil
-}
-
-func dialAddress(ctx context.Context, cfg *Config, h Host, ip string) (*Session, error) {
-	dialing, cancel := context.WithTimeout(ctx, cfg.Timeouts.Connect)
-	conn, err := cfg.Dial(dialing, "tcp", net.JoinHostPort(ip, strconv.Itoa(h.Port)))
-	cancel()
-	if err != nil {
-		var op *net.OpError
-		if errors.As(err, &op) && op.Err != nil {
-			err = op.Err // the outcome names the address
-		}
 		return nil, err
 	}
-	return NewSession(ctx, *cfg, conn, relayName(h, ip))
+	if cfg.Direct && slices.ContainsFunc(ips, cfg.isOwn(h.Port)) {
+		return nil, loop(cfg, h, "it has an address of this host")
+	}
+	return dialAddresses(ctx, cfg, h, ips)
+}
+
+// dialAddresses opens a session with the first address of a host that greets.
+// There has to be one.
+func dialAddresses(ctx context.Context, cfg *Config, h Host, ips []netip.Addr) (*Session, error) {
+	p, err := newPeer(ctx, cfg, h)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		d, rest := race(ctx, cfg, h, ips)
+		err := d.err
+		if err == nil {
+			var s *Session
+			if s, err = p.session(ctx, d.conn, d.ip); err == nil {
+				return s, nil
+			}
+		}
+		var e *Error
+		if !errors.As(err, &e) {
+			err = &Error{Relay: relayName(h, d.ip.String()), Command: "connect", Err: err, detail: "4.1"}
+		}
+		if len(rest) == 0 || ctx.Err() != nil || isRefused(err) {
+			return nil, err
+		}
+		ips = rest
+	}
+}
+
+// dialed is how the dial of an address ended.
+type dialed struct {
+	ip   netip.Addr
+	conn net.Conn
+	err  error
+}
+
+// race connects to the first of some addresses that answers (RFC 8305 section 5):
+// the next one is tried when those before have failed, or have been silent for
+// Timeouts.Race. It returns the connection, or the last failure, and the addresses
+// that have not failed besides.
+func race(ctx context.Context, cfg *Config, h Host, ips []netip.Addr) (won dialed, rest []netip.Addr) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	results := make(chan dialed, len(ips))
+	rest = slices.Clone(ips)
+	open := 0
+	start := func() {
+		ip := ips[0]
+		ips = ips[1:]
+		open++
+		go func() {
+			conn, err := dialAddress(ctx, cfg, h, ip)
+			results <- dialed{ip, conn, err}
+		}()
+	}
+	start()
+	timer := time.NewTimer(cfg.Timeouts.Race)
+	defer timer.Stop()
+	for open > 0 {
+		select {
+		case <-timer.C:
+		case won = <-results:
+			open--
+			k := slices.Index(rest, won.ip)
+			rest = slices.Delete(rest, k, k+1)
+			if won.err == nil {
+				go closeAll(results, open)
+				return won, rest
+			}
+		}
+		if len(ips) > 0 && ctx.Err() == nil {
+			start()
+			timer.Reset(cfg.Timeouts.Race)
+		}
+	}
+	return won, rest
+}
+
+// closeAll closes the connections that come too late.
+func closeAll(results <-chan dialed, open int) {
+	for range open {
+		if d := <-results; d.conn != nil {
+			_ = d.conn.Close()
+		}
+	}
+}
+
+func dialAddress(ctx context.Context, cfg *Config, h Host, ip netip.Addr) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, cfg.Timeouts.Connect)
+	defer cancel()
+	conn, err := cfg.Dial(ctx, "tcp", net.JoinHostPort(ip.String(), strconv.Itoa(h.Port)))
+	var op *net.OpError
+	if errors.As(err, &op) && op.Err != nil {
+		err = op.Err // the outcome names the address
+	}
+	return conn, err
 }

@@ -1,6 +1,8 @@
 // Package smarthost hands messages to other hosts by SMTP (RFC 5321): routing,
 // sessions, transactions, and what each reply means for each recipient.
 //
+// A Router finds the next hop of each recipient: the smarthost, or the hosts that
+// the MX records of the recipient's domain name.
 // A Relay is one destination: a list of hosts that stand in for each other. It
 // keeps sessions open for the next message, opens no more than it may, and
 // leaves a destination that is down alone for a while. A Session is one
@@ -22,7 +24,43 @@
 // or a HELO that is refused, with 4xx or 5xx: that is trouble between the two
 // hosts and no verdict on a message.
 //
+// # What the DNS means
+//
+// MX are tried by preference, equal ones in random order; a domain without MX
+// stands for itself. It is final for the mail to a domain (but never for mail to a
+// smarthost) that the domain does not exist, 5.1.2; that it has a null MX (RFC
+// 7505), 5.1.10; and that this host itself is its best MX, by name or address,
+// 5.4.6. All other trouble is temporary, 4.4.3: a server that fails, MX whose
+// addresses nobody knows. IPv4 and IPv6 are raced (RFC 8305).
+//
+// A host that wants a login or TLS first (530, 534, 535, 538) says something about
+// our configuration: that is temporary too, wherever it says it.
+//
+// # TLS and AUTH
+//
+// A TLSPolicy says for each destination whether TLS is a must and what is asked of
+// the certificate. Where that cannot be had, nothing goes in clear text: the next
+// host has its turn, and if there is none the mail waits. Only TLSMay goes on in
+// clear text: at once where STARTTLS is not offered or refused, on a new connection
+// where TLS was begun and failed. Where there are credentials for a host even that
+// does not, and the host gets no mail unless it takes the login. TLS 1.2 is the
+// least. The EHLO before TLS says the same name as the one after it.
+//
+// Of the mechanisms that a host offers the strongest is taken; the next one has its
+// turn only if the host says that the mechanism will not do (504, 534). A login that
+// is refused is temporary; it is not tried again at any address for 5 minutes, then
+// longer, up to an hour, unless the file with the credentials changes. Nothing that
+// is returned or logged holds a secret, also when the host repeats it in its reply.
+//
 // # Content on the wire
+//
+// A peer that does not offer 8BITMIME gets 7-bit bodies (RFC 6152): each part
+// with octets above 0x7f is encoded by itself, text as quoted-printable, all else
+// as base64, and labelled so; what has no label becomes text/plain with the charset
+// unknown-8bit. What is signed is not touched: it fails for good with 5.6.3, and so
+// do parts that are encoded already and hold such octets, and a structure that
+// cannot be read. Headers, and what stands around the parts of a multipart, are
+// sent as they are: no encoding is for them, and such hosts take the octets.
 //
 // Lines end with CRLF, whether they ended with LF or CRLF; content without a
 // final line end gets one. A CR that no LF follows becomes a space: it is no

@@ -15,6 +15,9 @@ type Host struct {
 	IP   netip.Addr // an address given as such
 	MX   bool       // the hosts are those that the MX records of Name list
 	Port int
+
+	// Domain is set by MX routing: the domain whose MX records name this host.
+	Domain string
 }
 
 // String returns h in a form that ParseHosts reads.

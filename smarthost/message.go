@@ -15,7 +15,8 @@ type Message struct {
 	Recipients []Recipient
 
 	// Content is the header and the body, Size octets of it; lines end with LF or
-	// CRLF. It is read twice and more, by one goroutine at a time.
+	// CRLF. It is read twice and more, by several goroutines where a Router has
+	// several next hops for it.
 	Content io.ReaderAt
 	Size    int64
 
@@ -24,6 +25,8 @@ type Message struct {
 
 	Return     string // RET of RFC 3461: "", FULL or HDRS
 	EnvelopeID string // ENVID of RFC 3461, in xtext
+
+	edits []edit // what makes it 7-bit for this peer
 }
 
 // Recipient is one recipient of a Message.

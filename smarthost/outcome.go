@@ -44,6 +44,11 @@ type Outcome struct {
 	Relay   string // host[ip]:port, empty if no address was tried
 	Command string // what Reply answers: connect, EHLO, MAIL, RCPT, DATA, "end of data", ...
 
+	// TLS is the version and what is known of the peer, as "TLS1.3 verified": its
+	// certificate was verified, or had the fingerprint, or was not looked at
+	// ("unverified"). Empty without TLS.
+	TLS string
+
 	// Uncertain says that the peer had the whole message and did not answer: it
 	// may have it, and the next attempt may send it twice.
 	Uncertain bool
@@ -96,7 +101,7 @@ func (o *Outcome) Text() string {
 
 // byReply is the outcome that a reply of class 2, 4 or 5 stands for.
 func (s *Session) byReply(command string, r reply) Outcome {
-	o := Outcome{Verdict: Tempfail, Reply: r.SMTPError, Relay: s.relay, Command: command}
+	o := Outcome{Verdict: Tempfail, Reply: r.SMTPError, Relay: s.relay, Command: command, TLS: s.tls}
 	switch r.Code / 100 {
 	case 2:
 		o.Verdict = Sent
@@ -104,6 +109,9 @@ func (s *Session) byReply(command string, r reply) Outcome {
 		o.Verdict = Permfail
 	}
 	switch {
+	case r.Code == 530, r.Code == 534, r.Code == 535, r.Code == 538:
+		// A login or TLS is wanted (RFC 4954 section 6): that can be mended here.
+		o.Verdict, o.detail = Tempfail, "7.0"
 	case r.Code == 421:
 		o.detail = "3.2"
 	case command == "RCPT" && o.Verdict != Sent:
@@ -115,7 +123,7 @@ func (s *Session) byReply(command string, r reply) Outcome {
 // local is an outcome that we decide ourselves.
 func (s *Session) local(v Verdict, command, detail, text string) Outcome {
 	return Outcome{
-		Verdict: v, Relay: s.relay, Command: command, detail: detail,
+		Verdict: v, Relay: s.relay, Command: command, TLS: s.tls, detail: detail,
 		Reply: smtp.SMTPError{Message: oneLine(text)},
 	}
 }

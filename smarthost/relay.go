@@ -178,7 +178,9 @@ func (r *Relay) connect(ctx context.Context) (*Session, Outcome) {
 		return nil, r.stopped()
 	}
 	o := connectOutcome(err)
-	r.fail(o)
+	if o.Verdict != Permfail {
+		r.fail(o)
+	}
 	return nil, o
 }
 
@@ -187,10 +189,13 @@ func connectOutcome(err error) Outcome {
 	o := Outcome{Verdict: Tempfail, Command: "connect", detail: "4.1"}
 	var e *Error
 	if errors.As(err, &e) {
-		o.Relay, o.Command, o.detail = e.Relay, e.Command, e.detail
+		o.Relay, o.Command, o.TLS, o.detail, o.Refused = e.Relay, e.Command, e.TLS, e.detail, e.untried
 		if e.Reply != nil {
 			o.Reply = *e.Reply
 			return o
+		}
+		if e.permanent {
+			o.Verdict = Permfail
 		}
 		err = fmt.Errorf("%s: %w", e.Command, e.Err)
 	}

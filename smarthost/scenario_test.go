@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,6 +12,11 @@ import (
 	"testing/synctest"
 
 	"dma/internal/smtptest"
+)
+
+var (
+	testHost = Host{Name: "test", Port: 25}
+	testIP   = netip.MustParseAddr("192.0.2.1")
 )
 
 // testMessage returns a message of about size octets.
@@ -36,7 +42,7 @@ func describe(address string, o *Outcome) string {
 	for _, f := range []struct {
 		set  bool
 		name string
-	}{{o.Uncertain, "uncertain"}, {o.Refused, "refused"}, {o.DSN, "dsn"}} {
+	}{{o.TLS != "", strings.ReplaceAll(o.TLS, " ", "/")}, {o.Uncertain, "uncertain"}, {o.Refused, "refused"}, {o.DSN, "dsn"}} {
 		if f.set {
 			words = append(words, f.name)
 		}
@@ -50,10 +56,11 @@ func play(t *testing.T, sc *smtptest.Scenario, client, server net.Conn) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	served := make(chan error, 1)
+	sc.Script.TLS = serverTLS
 	go func() { served <- sc.Script.Serve(ctx, server) }()
 
 	var got []string
-	s, err := NewSession(t.Context(), Config{Name: "client.example.org"}, client, "test[192.0.2.1]:25")
+	s, err := NewSession(t.Context(), Config{Name: "client.example.org"}, client, testHost, testIP)
 	for _, to := range sc.To {
 		m := testMessage(sc.Content, to...)
 		var out []Outcome

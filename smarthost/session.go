@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"time"
 
 	"github.com/emersion/go-smtp"
@@ -13,9 +14,11 @@ import (
 // transaction at a time.
 type Session struct {
 	cfg   *Config
+	peer  *peer
 	relay string
 	wire  *wire
 	ext   extensions
+	tls   string // version and what is known of the peer; "" without TLS
 
 	sent   int  // MAIL commands that were answered
 	dirty  bool // a transaction is open; RSET has to end it
@@ -25,13 +28,19 @@ type Session struct {
 }
 
 // Error is trouble between two hosts before a transaction: it is temporary and
-// says nothing about a message.
+// says nothing about a message, unless the DNS says that there is no second host.
 type Error struct {
 	Relay   string          // host[ip]:port
-	Command string          // connect, greeting, EHLO, HELO
+	Command string          // credentials, connect, TLS, greeting, EHLO, HELO, STARTTLS, AUTH
 	Reply   *smtp.SMTPError // nil if there was none
 	Err     error           // nil if there is a Reply
+	TLS     string          // as in Outcome
 	detail  string
+
+	tlsFailed bool // without TLS it might have been better
+	untried   bool // nothing was sent to the host
+	refused   bool // the login was
+	permanent bool // the destination is none for the mail, now and later
 }
 
 func (e *Error) Error() string {
@@ -53,28 +62,55 @@ func (e *Error) Unwrap() error {
 	return e.Err
 }
 
-// NewSession reads the greeting from conn and says hello. relay is how outcomes
-// name the peer. If there is an error, it is an *Error, and conn is closed.
-func NewSession(ctx context.Context, cfg Config, conn net.Conn, relay string) (*Session, error) {
+// NewSession makes a session with h over conn, a connection to its address ip: it
+// reads the greeting, says hello, and has TLS and AUTH as Config asks for them. If
+// there is an error, it is an *Error, and conn is closed.
+func NewSession(ctx context.Context, cfg Config, conn net.Conn, h Host, ip netip.Addr) (*Session, error) {
 	cfg = cfg.withDefaults()
-	s := &Session{cfg: &cfg, relay: relay}
+	p, err := newPeer(ctx, &cfg, h)
+	if err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	return p.open(ctx, conn, ip)
+}
+
+// open makes a session with a peer, as NewSession does.
+func (p *peer) open(ctx context.Context, conn net.Conn, ip netip.Addr) (*Session, error) {
+	s := &Session{cfg: p.cfg, peer: p, relay: relayName(p.host, ip.String())}
 	s.wire = newWire(conn, &s.cfg.Timeouts)
 	unwatch := s.wire.watch(ctx)
 	defer unwatch()
-	if err := s.hello(); err != nil {
+	if err := s.begin(ctx); err != nil {
 		s.abort()
 		return nil, err
 	}
 	return s, nil
 }
 
-func (s *Session) hello() error {
-	t := s.wire.t
-	r, err := s.wire.reply(t.Greeting)
+// begin has all that comes before the first transaction.
+func (s *Session) begin(ctx context.Context) error {
+	if s.peer.policy.atOnce(s.peer.host.Port) {
+		if err := s.handshake("TLS"); err != nil {
+			return err
+		}
+	}
+	r, err := s.wire.reply(s.wire.t.Greeting)
 	if err != nil || r.Code/100 != 2 {
 		return s.trouble("greeting", r, err)
 	}
-	r, err = s.ask("EHLO "+s.cfg.Name, t.Hello)
+	if err := s.ehlo(); err != nil {
+		return err
+	}
+	if err := s.secure(); err != nil {
+		return err
+	}
+	return s.auth(ctx)
+}
+
+func (s *Session) ehlo() error {
+	t := s.wire.t
+	r, err := s.ask("EHLO "+s.cfg.Name, t.Hello)
 	if err == nil && r.Code/100 == 2 {
 		s.ext = parseExtensions(r.lines)
 		return nil
@@ -93,8 +129,8 @@ func (s *Session) hello() error {
 
 // trouble makes the error of a reply that is not the one hoped for, or of a reply
 // that did not come.
-func (s *Session) trouble(command string, r reply, err error) error {
-	e := &Error{Relay: s.relay, Command: command, Err: err, detail: lostDetail(err)}
+func (s *Session) trouble(command string, r reply, err error) *Error {
+	e := &Error{Relay: s.relay, Command: command, Err: err, TLS: s.tls, detail: lostDetail(err)}
 	if err == nil {
 		e.Reply = &r.SMTPError
 		e.detail = "3.2"
@@ -134,7 +170,9 @@ func (s *Session) Close() {
 	if !s.wire.isStopped() {
 		d := s.wire.t.Quit / 2
 		if s.wire.write([]byte("QUIT\r\n"), d) == nil {
-			_, _ = s.wire.reply(d)
+			if _, err := s.wire.reply(d); err == nil {
+				s.wire.goodbye()
+			}
 		}
 	}
 	s.abort()

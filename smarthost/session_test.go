@@ -25,7 +25,7 @@ func scripted(t *testing.T, script string) (*Session, <-chan error) {
 	ctx, cancel := context.WithCancel(t.Context())
 	t.Cleanup(cancel)
 	go func() { served <- s.Serve(ctx, server) }()
-	session, err := NewSession(ctx, Config{Name: "client.example.org"}, client, "test[192.0.2.1]:25")
+	session, err := NewSession(ctx, Config{Name: "client.example.org"}, client, testHost, testIP)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -224,7 +224,7 @@ func TestStopAndReply(t *testing.T) {
 		go func() {
 			_ = script.Serve(t.Context(), &lateReply{Conn: server, cancel: cancel})
 		}()
-		s, err := NewSession(ctx, Config{}, client, "test")
+		s, err := NewSession(ctx, Config{}, client, testHost, testIP)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -270,7 +270,7 @@ func TestSlowServer(t *testing.T) {
 		}
 		served := make(chan error, 1)
 		go func() { served <- script.Serve(t.Context(), &slow{server}) }()
-		s, err := NewSession(t.Context(), Config{}, client, "test")
+		s, err := NewSession(t.Context(), Config{}, client, testHost, testIP)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -102,8 +102,11 @@ func (t *transaction) prepare() bool {
 		t.settleRest(all, o)
 		return false
 	}
-	var err error
-	if t.c, err = measure(m); err != nil {
+	switch err := t.measure(); {
+	case errors.Is(err, errConversion):
+		t.settleRest(all, s.local(Permfail, "MAIL", "6.3", err.Error()))
+		return false
+	case err != nil:
 		t.settleRest(all, s.local(Tempfail, "MAIL", "3.0", err.Error()))
 		return false
 	}
@@ -131,6 +134,20 @@ func (t *transaction) prepare() bool {
 		}
 	}
 	return len(t.try) > 0
+}
+
+// measure finds out what the message is on the wire, and makes it 7-bit if the peer
+// takes nothing else. SMTPUTF8 is only offered with 8BITMIME (RFC 6531 section
+// 3.1), so either will do.
+func (t *transaction) measure() (err error) {
+	if t.c, err = measure(t.m); err != nil || !t.c.body8Bit || t.s.ext.eightBit || t.s.ext.utf8 {
+		return err
+	}
+	if t.m.edits, err = sevenBit(t.m); err != nil {
+		return err
+	}
+	t.c, err = measure(t.m)
+	return err
 }
 
 // unfit returns the outcome for all recipients if the peer is known not to take

@@ -37,6 +37,22 @@ func newWire(nc net.Conn, t *Timeouts) *wire {
 	return &wire{nc: nc, br: bufio.NewReaderSize(nc, maxReplyLine), t: t}
 }
 
+// replace puts the layers of a connection that are now in use in its place.
+func (w *wire) replace(nc net.Conn) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.nc = nc
+	w.br.Reset(nc)
+}
+
+// goodbye ends TLS as RFC 8446 section 6.1 has it, when the peer has nothing more
+// to say.
+func (w *wire) goodbye() {
+	if c, ok := w.nc.(*tlsConn); ok {
+		_ = c.CloseWrite()
+	}
+}
+
 // watch lets ctx end all reads and writes, until the returned function is called.
 func (w *wire) watch(ctx context.Context) (unwatch func()) {
 	done := make(chan struct{})

@@ -115,7 +115,7 @@
 // RECIPIENTS is a list of numbers and ranges in ascending order, "1-3,7", or
 // "-" for the message as a whole. The keys are status (RFC 3463), relay, reply
 // (encoded as in the envelope), next (when the recipients are due again), dsn
-// (relayed: the relay reports to the sender from here on) and owner (of queued:
+// (relayed: somebody else reports to the sender from here on) and owner (of queued:
 // the uid that owns the message file; a file of another uid under the same id
 // is another message, and goes to corrupt).
 // The checksum is over the line up to the blank before #. A line that is cut or

@@ -45,7 +45,7 @@ type Entry struct {
 	Relay      string
 	Reply      string    // the remote or local reason, untrusted text
 	Next       time.Time // Deferred, Refused: when it is due again
-	DSN        bool      // Delivered: the relay reports to the sender from here on
+	DSN        bool      // Delivered, Expanded: somebody else reports to the sender from here on
 	Owner      *int      // Queued: the uid that owns the message file
 }
 

@@ -142,7 +142,8 @@ func (l *Log) ConfigProblem(file string, line int, text string) {
 // ForwardTrouble says why a user's .forward cannot be used. Mail for the user
 // waits in tempfail.
 func (l *Log) ForwardTrouble(user, path, reason string) {
-	l.warn(EventForwardTrouble, slog.String("user", user), slog.String("path", path), slog.String("reason", reason))
+	attrs := append([]slog.Attr{slog.String("user", user)}, optional("path", path)...)
+	l.warn(EventForwardTrouble, append(attrs, slog.String("reason", reason))...)
 }
 
 // FileSystem warns of a property of the spool's file system.

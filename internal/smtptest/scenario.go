@@ -32,6 +32,7 @@ import (
 //	S: LINE | LINE   says these lines
 //	C: WORD WORD     reads as many lines, which begin with these words
 //	L: TEXT          reads one line, which begins with this
+//	tls NAME         begins TLS with what Script.TLS has under this name; ends if it fails
 //	hello EXT,EXT    greeting and EHLO, offering these extensions
 //	data             reads content to its final dot
 //	read N           reads N octets

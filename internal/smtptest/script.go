@@ -3,6 +3,7 @@ package smtptest
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +14,9 @@ import (
 
 // Script is what a server does on one connection. Scenario has its language.
 type Script struct {
+	// TLS returns what the server has for the step tls.
+	TLS func(name string) *tls.Config
+
 	steps []step
 }
 
@@ -36,7 +40,7 @@ func ParseScript(text string) (*Script, error) {
 
 // step is one thing that a server does.
 type step struct {
-	kind string // say, hear, data, read, send, silence, stall, close, reset
+	kind string // say, hear, tls, data, read, send, silence, stall, close, reset
 	text string
 	n    int
 }
@@ -74,6 +78,8 @@ func parseStep(word, rest string) ([]step, error) {
 		}
 		text, err := strconv.Unquote(quoted)
 		return []step{{kind: word, text: text, n: n}}, err
+	case "tls":
+		steps = append(steps, step{kind: word, text: rest})
 	case "data", "silence", "stall", "close", "reset":
 		if rest != "" {
 			return nil, errors.New("takes no argument")
@@ -85,8 +91,8 @@ func parseStep(word, rest string) ([]step, error) {
 	return steps, nil
 }
 
-// Has reports whether a step of one of these kinds occurs: send, silence, stall,
-// close, reset.
+// Has reports whether a step of one of these kinds occurs: tls, send, silence,
+// stall, close, reset.
 func (s *Script) Has(kinds ...string) bool {
 	for _, step := range s.steps {
 		for _, k := range kinds {
@@ -106,6 +112,15 @@ func (s *Script) Serve(ctx context.Context, conn net.Conn) error {
 	defer stop()
 	br := bufio.NewReader(conn)
 	for i, step := range s.steps {
+		if step.kind == "tls" {
+			secure := tls.Server(conn, s.TLS(step.text))
+			if err := secure.HandshakeContext(ctx); err != nil {
+				return nil // what the client makes of the certificate, the scenario says
+			}
+			conn = secure
+			br.Reset(conn)
+			continue
+		}
 		end, err := step.play(ctx, conn, br)
 		if err != nil {
 			return fmt.Errorf("step %d, %s %.60q: %w", i+1, step.kind, step.text, err)

@@ -1,0 +1,262 @@
+package runner
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"dma/agent"
+	"dma/forward"
+	"dma/internal/address"
+	"dma/internal/config"
+	"dma/internal/passwd"
+)
+
+// The bounds of a tree.
+const (
+	maxLines      = 100_000
+	maxExpansions = 20 // by aliases and .forward files, as in the queue
+)
+
+// verifier follows addresses the way the queue does and prints each place that
+// it comes to: one node a line, its children below it.
+type verifier struct {
+	ctx     context.Context
+	config  *config.Config
+	host    string
+	users   passwd.Source
+	aliases *forward.Aliases
+	own     *agent.Own
+
+	caller int
+	owner  int  // of the spool
+	known  bool // owner is
+	all    bool // the caller may see every .forward
+
+	out   *bufio.Writer
+	lines int
+	read  map[string]answer // the .forward files, by user+detail
+
+	// What there was, for the exit code.
+	returned, waits, untold bool
+}
+
+// answer is what became of reading a .forward.
+type answer struct {
+	result forward.Result
+	err    error
+}
+
+// way is what a message has behind it where the tree stands.
+type way struct {
+	indent    int
+	depth     int      // expansions
+	delivered []string // the Delivered-To fields, qualified
+}
+
+// in is the way of the children of a node.
+func (w way) in() way {
+	w.indent++
+	return w
+}
+
+// expanded is the way of what takes the place of the recipient addr.
+func (w way) expanded(addr string) way {
+	w.depth++
+	w.delivered = append(slices.Clone(w.delivered), addr)
+	return w
+}
+
+// say prints a node.
+func (v *verifier) say(w way, label, format string, args ...any) {
+	if v.lines++; v.lines > maxLines {
+		return
+	}
+	text := fmt.Sprintf(format, args...)
+	if label != "" {
+		text = label + ": " + text
+	}
+	fmt.Fprintf(v.out, "%s%s\n", strings.Repeat("  ", w.indent), printable(text))
+}
+
+// over reports whether there is no sense in going on.
+func (v *verifier) over() bool { return v.lines > maxLines || v.ctx.Err() != nil }
+
+// unknown prints a node for a user who does not exist.
+func (v *verifier) unknown(w way, label string) {
+	v.returned = true
+	v.say(w, label, "no such user")
+}
+
+// loops prints a node and reports true if the message was delivered to addr
+// before, or comes from too many expansions.
+func (v *verifier) loops(w way, label, addr string) bool {
+	switch {
+	case w.depth > maxExpansions:
+		v.say(w, label, "loop: more than %d expansions by aliases and .forward files; the mail is returned", maxExpansions)
+	case slices.Contains(w.delivered, addr):
+		v.say(w, label, "loop: the message was delivered to %s before; the mail is returned", addr)
+	default:
+		return false
+	}
+	v.returned = true
+	return true
+}
+
+// address prints what becomes of a recipient that is an address.
+func (v *verifier) address(w way, label string, a address.Address) {
+	local, here := v.isLocal(a)
+	self := v.qualify(a)
+	if !here {
+		if !v.loops(w, label, "") {
+			v.remote(w, label, a)
+		}
+		return
+	}
+	if v.loops(w, label, self) {
+		return
+	}
+	x, err := v.aliases.Expand(v.ctx, local, forward.Host{IsUser: v.isUser, IsLocal: v.isLocal})
+	switch {
+	case errors.Is(err, forward.ErrNoUser):
+		v.unknown(w, label)
+		return
+	case err == nil && len(x.Trail) == 0 && len(x.Targets) == 1 && x.Targets[0].Kind == forward.User:
+		v.user(w, label, x.Targets[0].Value, x.Targets[0].Detail, self)
+		return
+	case err == nil:
+		err = v.aliasUser(x.Targets)
+	}
+	b := branch{verifier: v, way: w.expanded(self), parent: self, met: make(map[string]bool), seen: make(map[forward.Target]bool)}
+	if err != nil {
+		b.stuck = true
+		b.head = v.trouble(err)
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		// The file that did not answer would not do so here.
+		v.say(w, label, "%s", b.head)
+		return
+	}
+	b.name(w.indent, label, local, forward.Target{})
+}
+
+// remote prints where mail for another host goes.
+func (v *verifier) remote(w way, label string, a address.Address) {
+	if err := noRelay(v.config); err != nil {
+		v.say(w, label, "remote, %s", v.trouble(err))
+		return
+	}
+	if len(v.config.Smarthost) == 0 {
+		v.say(w, label, "remote, to the mail exchangers of %s", a.Domain)
+		return
+	}
+	v.say(w, label, "remote, by way of the smarthost %s", strings.Join(v.config.Smarthost, ", "))
+}
+
+// find looks a user up whom a target names, and prints a node if there is none
+// to deliver to now.
+func (v *verifier) find(w way, label, name string) (passwd.User, bool) {
+	u, err := v.users.Lookup(v.ctx, name)
+	switch {
+	case errors.Is(err, passwd.ErrUnknown):
+		v.unknown(w, label)
+	case err != nil:
+		v.say(w, label, "%s", v.trouble(fmt.Errorf("cannot look up user %s: %w", name, err)))
+	default:
+		if err = v.serves(u); err != nil {
+			v.say(w, label, "%s", v.trouble(err))
+		}
+	}
+	return u, err == nil
+}
+
+// user prints what the .forward of a user does with mail for addr, the address
+// of name+detail or another one that means it.
+func (v *verifier) user(w way, label, name, detail, addr string) {
+	u, ok := v.find(w, label, name)
+	if !ok {
+		return
+	}
+	r, err := v.forward(u, detail)
+	switch {
+	case errors.Is(err, errNotShown):
+		v.say(w, label, "user")
+		v.say(w.in(), "", "(.forward of %s: not shown)", u.Name)
+		return
+	case err != nil:
+		v.say(w, label, "%s", v.trouble(err))
+		return
+	case !r.Forwards():
+		v.mailbox(w, label, "", u, detail)
+		return
+	}
+	v.say(w, label, "user, %s", r.Path)
+	from := r.Path
+	children := w.in().expanded(addr)
+	for _, t := range forward.KeepOwn(r.Targets, u.Name, v.isLocal) {
+		if v.over() {
+			return
+		}
+		if t.File != from {
+			if from, children.indent = t.File, w.indent+1; from != r.Path {
+				v.say(children, "", ":include:%s", from)
+				children.indent++
+			}
+		}
+		if a, err := address.Parse(t.Value); t.Kind == forward.Address && err == nil {
+			v.address(children, where(t), a)
+			continue
+		}
+		v.place(children, where(t), t, u.Name)
+	}
+}
+
+// place prints a target that is no address: a mailbox, or what user, who lists
+// it, runs or writes to.
+func (v *verifier) place(w way, label string, t forward.Target, user string) {
+	if v.loops(w, label, "") {
+		return
+	}
+	switch t.Kind {
+	case forward.Discard:
+		v.say(w, label, "discarded")
+		return
+	case forward.Mailbox:
+		if u, ok := v.find(w, label, t.Value); ok {
+			v.mailbox(w, label, "kept copy, ", u, t.Detail)
+		}
+		return
+	}
+	if !v.known && user == "" {
+		user = "the user who serves the spool"
+	} else if _, ok := v.find(w, label, user); !ok {
+		return
+	}
+	v.say(w, label, "%s, as %s", t.Kind, user)
+}
+
+// mailbox prints what MAILBOX is for a user.
+func (v *verifier) mailbox(w way, label, kept string, u passwd.User, detail string) {
+	scheme, rest, _ := strings.Cut(v.config.Mailbox, ":")
+	path := forward.ExpandPath(rest, u.Name, u.Home)
+	switch {
+	case scheme == "pipe":
+		v.say(w, label, "%smailbox, command %s, as %s", kept, rest, u.Name)
+	case scheme != "mbox" && scheme != "maildir":
+		v.say(w, label, "%s%s", kept, v.trouble(fmt.Errorf("MAILBOX %s is not supported yet; give it one of the forms mbox:PATH, maildir:PATH, pipe:COMMAND", v.config.Mailbox)))
+	case path == "":
+		v.say(w, label, "%s%s", kept, v.trouble(fmt.Errorf("user %s has no home directory, and MAILBOX %s needs one", u.Name, v.config.Mailbox)))
+	case scheme == "mbox":
+		v.say(w, label, "%smailbox %s", kept, path)
+	case detail != "":
+		v.say(w, label, "%smaildir %s/, or its folder %s", kept, path, detail)
+	default:
+		v.say(w, label, "%smaildir %s/", kept, path)
+	}
+}
+
+// where is a target as it is written, and the place where it is.
+func where(t forward.Target) string { return fmt.Sprintf("%s (%s:%d)", t, t.File, t.Line) }
