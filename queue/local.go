@@ -75,7 +75,7 @@ func (q *Queue) runLocal(ctx context.Context, user string, names []spooldir.Name
 		if ctx.Err() != nil && errors.Is(job.Err, ctx.Err()) {
 			return // cut off by the end of the process: it stays where it is
 		}
-		if err := q.finishLocal(m, job); err != nil {
+		if err := q.finishLocal(ctx, m, job); err != nil {
 			q.trouble(spooldir.Local, m.Name(job.Message.Recipient), err)
 			q.pause(spooldir.Local, m.Name(job.Message.Recipient))
 		}
@@ -122,7 +122,7 @@ func (q *Queue) job(ctx context.Context, m *spooldir.Message, n int) (*agent.Job
 }
 
 // finishLocal records what came of a delivery.
-func (q *Queue) finishLocal(m *spooldir.Message, job *agent.Job) error {
+func (q *Queue) finishLocal(ctx context.Context, m *spooldir.Message, job *agent.Job) error {
 	n := job.Message.Recipient
 	r := result{n: n, relay: "local"}
 	var trouble *localwriter.Error
@@ -133,7 +133,7 @@ func (q *Queue) finishLocal(m *spooldir.Message, job *agent.Job) error {
 			r.reply += " (it was there already)"
 		}
 	case errors.Is(job.Err, agent.ErrUnlisted):
-		return q.expandAgain(m, n, job)
+		return q.expandAgain(ctx, m, n)
 	case errors.As(job.Err, &trouble) && trouble.Permanent:
 		r.to, r.status, r.reply = spooldir.Permfail, trouble.Status, job.Err.Error()
 	default:
@@ -148,7 +148,15 @@ func (q *Queue) finishLocal(m *spooldir.Message, job *agent.Job) error {
 
 // expandAgain answers that the owner of a file or command no longer lists it:
 // what the owner lists now gets the message.
-func (q *Queue) expandAgain(m *spooldir.Message, n int, job *agent.Job) error {
+func (q *Queue) expandAgain(ctx context.Context, m *spooldir.Message, n int) error {
+	// Under the lock, and only once: after an error the child may be there.
+	if err := m.Lock(ctx); err != nil {
+		return err
+	}
+	defer m.Unlock()
+	if here, err := q.spool.In(m, n, spooldir.Local); !here {
+		return err
+	}
 	r := &m.Recipients[n-1]
 	reason := fmt.Sprintf("%s no longer lists %s", r.User, r.Target)
 	again := spooldir.Recipient{Kind: spooldir.LocalUser, Address: r.Address, User: r.User, Detail: r.Detail, Original: r.Original, Notify: r.Notify, ORCPT: r.ORCPT}

@@ -327,7 +327,7 @@ func (r *Relay) decide(m *spooldir.Message, journal *spooldir.Journal, n int, o 
 func (r *Relay) logAttempt(m *spooldir.Message, n int, v *verdict, o *smarthost.Outcome, start time.Time) {
 	rcpt := &m.Recipients[n-1]
 	d := maillog.Delivery{
-		ID: m.ID, N: n, From: m.Sender, To: rcpt.Address, OrigTo: rcpt.Original, Relay: o.Relay,
+		ID: m.ID, N: n, From: m.Sender, To: rcpt.Address, OrigTo: rcpt.Original, Relay: o.Relay, TLS: o.TLS,
 		Delay: v.entry.Time.Sub(m.Arrival), DSN: v.entry.Status, Reply: v.entry.Reply, Next: v.entry.Next,
 		Delays: maillog.Delays{Queue: start.Sub(m.Arrival), Transfer: v.entry.Time.Sub(start)},
 	}

@@ -19,6 +19,7 @@ import (
 	"dma/internal/metrics"
 	"dma/internal/passwd"
 	"dma/internal/retry"
+	"dma/internal/rewrite"
 	"dma/queue"
 	"dma/relay"
 	"dma/smarthost"
@@ -129,8 +130,8 @@ func assemble(c *config.Config, s *spooldir.Spool, log *maillog.Log) (*service, 
 	}
 	v.relay = relay.New(relay.Options{
 		Spool: s, Watcher: v.watcher, Log: log, Clock: clock, Retry: schedule, Syncer: v.syncer,
-		Deliverer: smarthost.New(smarthost.Config{Name: host, Hosts: hosts, Concurrency: c.Concurrency}),
-		HostName:  host, Concurrency: c.Concurrency, Rescan: rescan,
+		Deliverer: deliverer(c, host, hosts, source, log), Rewriter: rewriter(c, host, log),
+		HostName: host, Concurrency: c.Concurrency, Rescan: rescan,
 	})
 	v.queue = queue.New(queue.Options{
 		Config: queue.Config{
@@ -148,6 +149,31 @@ func assemble(c *config.Config, s *spooldir.Spool, log *maillog.Log) (*service, 
 	}
 	v.queue.Ringing(spooldir.Remote, v.watcher.Bell(spooldir.Remote))
 	return v, nil
+}
+
+// deliverer is the way to the smarthosts. Without one it is asked for nothing:
+// see noRelay.
+func deliverer(c *config.Config, host string, hosts []smarthost.Host, users passwd.Source, log *maillog.Log) relay.Deliverer {
+	problem := func(p config.Problem) { log.ConfigProblem(p.File, p.Line, p.Text) }
+	return smarthost.NewRouter(smarthost.RouterConfig{
+		Config: smarthost.Config{
+			Name: host, Hosts: hosts, Concurrency: c.Concurrency,
+			TLS: smarthost.NewTLSPolicies(c, problem).For, CertFile: c.CertFile,
+			Credentials: smarthost.NewCredentials(smarthost.CredentialOptions{
+				File: c.AuthPath, Command: passwordCommand(c, users), Problem: problem,
+			}),
+		},
+		Port: c.Port,
+	})
+}
+
+// rewriter rewrites senders of mail for other hosts.
+func rewriter(c *config.Config, host string, log *maillog.Log) *rewrite.Rewriter {
+	user, domain := c.MasqueradeParts()
+	return rewrite.New(rewrite.Config{
+		HostName: host, Local: c.LocalDomains, User: user, Host: domain, Map: c.Rewrite,
+		Problem: func(p config.Problem) { log.ConfigProblem(p.File, p.Line, p.Text) },
+	})
 }
 
 // noWatch in the environment turns events off, so that tests and people can
