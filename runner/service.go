@@ -249,6 +249,10 @@ func (c *call) open() (*spooldir.Spool, error) {
 		return nil, err
 	}
 	syscall.Umask(0o077)
+	// Secrets are in memory: none may end up in a core.
+	if err := syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{}); err != nil {
+		return nil, fmt.Errorf("limit of cores: %w", err)
+	}
 	return s, nil
 }
 
