@@ -49,6 +49,7 @@ func rules() ([]smtptest.Rule, error) {
 }
 
 func run(ctx context.Context, out io.Writer) error {
+	signalled := ctx
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("it did not end within %v; see demo/log", limit))
 	defer cancel()
 	root, err := os.Getwd()
@@ -69,6 +70,11 @@ func run(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	defer func() {
+		if signalled.Err() != nil { // Ctrl-C: nothing is left behind
+			os.RemoveAll(s.dir)
+		}
+	}()
 	if err := os.Mkdir(s.path("smarthost"), 0o755); err != nil {
 		return err
 	}
