@@ -47,16 +47,21 @@ func (q *Queue) handlePermfail(ctx context.Context, name spooldir.Name) (time.Ti
 	if err != nil {
 		return time.Time{}, err
 	}
-	var report, silent []int
+	var report, silent, told []int
 	for _, n := range numbers {
 		notify, err := dsn.ParseNotify(m.Recipients[n-1].Notify)
 		switch {
 		case journal.Has(spooldir.Kept, n):
+		case journal.Has(spooldir.Bounced, n):
+			told = append(told, n) // and its name could not be removed then
 		case err == nil && !notify.Wants(dsn.Failed):
 			silent = append(silent, n)
 		default:
 			report = append(report, n)
 		}
+	}
+	if err := q.releaseAll(m, told, "bounced before"); err != nil {
+		return time.Time{}, err
 	}
 	if len(silent) > 0 {
 		if err := q.end(m, silent, "the sender asked for no report"); err != nil {
@@ -80,11 +85,21 @@ func (q *Queue) handlePermfail(ctx context.Context, name spooldir.Name) (time.Ti
 	return time.Time{}, q.last(m)
 }
 
-// end removes the names of recipients in permfail.
+// end removes the names of recipients in permfail. The journal says first that
+// their sender was told: should a name not be removable now, nobody is told
+// twice.
 func (q *Queue) end(m *spooldir.Message, numbers []int, reason string) error {
 	e := spooldir.Entry{Time: q.clock.Now(), Event: spooldir.Bounced, Recipients: numbers, Reply: reason}
 	if err := q.spool.AppendJournal(m.ID, false, e); err != nil {
 		q.trouble(spooldir.Permfail, m.Name(numbers[0]), err)
+	}
+	return q.releaseAll(m, numbers, reason)
+}
+
+// releaseAll removes the names of recipients in permfail.
+func (q *Queue) releaseAll(m *spooldir.Message, numbers []int, reason string) error {
+	if len(numbers) == 0 {
+		return nil
 	}
 	for _, n := range numbers {
 		if err := q.release(m.Name(n), spooldir.Permfail, reason); err != nil && !errors.Is(err, spooldir.ErrGone) {

@@ -36,6 +36,10 @@ func (q *Queue) handleSent(ctx context.Context, name spooldir.Name) (time.Time, 
 			return time.Time{}, err
 		}
 		defer draft.Close()
+		e := spooldir.Entry{Time: q.clock.Now(), Event: spooldir.Reported, Recipients: wanted, Reply: "report " + draft.ID()}
+		if err := q.spool.AppendJournal(m.ID, false, e); err != nil {
+			q.trouble(spooldir.Sent, name, err)
+		}
 	}
 	for _, n := range numbers {
 		if err := q.release(m.Name(n), spooldir.Sent, "done"); err != nil && !errors.Is(err, spooldir.ErrGone) {
@@ -85,7 +89,7 @@ func (q *Queue) successWanted(m *spooldir.Message, numbers []int) (map[dsn.Kind]
 			}
 		}
 		last := journal.Last(n)
-		if last == nil || last.Relayed() {
+		if last == nil || last.Relayed() || journal.Has(spooldir.Reported, n) {
 			continue
 		}
 		kind := dsn.Delivered

@@ -62,12 +62,12 @@ func askPassword(ctx context.Context, command, user, host string) (string, error
 		if ctx.Err() != nil {
 			err = ctx.Err()
 		}
-		return "", fmt.Errorf("PASSWORDCMD: %w", err)
+		return "", err
 	}
 	line, _, _ := strings.Cut(out.String(), "\n")
 	line = strings.TrimSuffix(line, "\r")
 	if line == "" {
-		return "", errors.New("PASSWORDCMD printed nothing")
+		return "", errors.New("it printed nothing")
 	}
 	return line, nil
 }

@@ -115,14 +115,16 @@
 // RECIPIENTS is a list of numbers and ranges in ascending order, "1-3,7", or
 // "-" for the message as a whole. The keys are status (RFC 3463), relay, reply
 // (encoded as in the envelope), next (when the recipients are due again), dsn
-// (relayed: somebody else reports to the sender from here on) and owner (of queued:
-// the uid that owns the message file; a file of another uid under the same id
-// is another message, and goes to corrupt).
-// The checksum is over the line up to the blank before #. A line that is cut or
-// whose checksum is wrong says nothing. Events: queued, expanded, delivered,
-// deferred, refused (due, and held back by a destination's back-off), failed, noticed (a delay notice was committed), bounced, kept. Only
+// (relayed: somebody else reports to the sender from here on) and owner (of
+// queued: the uid that owns the message file; a file of another uid under the
+// same id is another message, and goes to corrupt). The checksum is over the
+// line up to the blank before #. A line that is cut or whose checksum is wrong
+// says nothing. Events: queued, expanded, delivered, deferred, refused (due, and
+// held back by a destination's back-off), failed, noticed (a delay notice was
+// committed), bounced, reported (a success report was committed), kept. Only
 // delivered binds: whoever takes up a recipient that such a line lists moves it
-// to sent. Everything else is history, and losing a journal loses no mail.
+// to sent. Bounced and reported keep a sender from being told twice. Everything
+// else is history, and losing a journal loses no mail.
 //
 // The mtime of a journal is the earliest time at which a recipient of the
 // message in tempfail is due.

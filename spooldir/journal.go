@@ -23,7 +23,8 @@ import (
 type Event string
 
 // The events of a journal. Only Delivered binds: whoever takes a recipient up
-// that a Delivered line lists moves it to sent. The others are history.
+// that a Delivered line lists moves it to sent. The others are history, and
+// keep a sender from being told twice.
 const (
 	Queued    Event = "queued"    // the queue process saw the message for the first time
 	Expanded  Event = "expanded"  // into a child message
@@ -33,6 +34,7 @@ const (
 	Failed    Event = "failed"    // failed for good
 	Noticed   Event = "noticed"   // a delay notice was committed
 	Bounced   Event = "bounced"   // a bounce was committed, or nobody wants one
+	Reported  Event = "reported"  // a success report was committed
 	Kept      Event = "kept"      // failed, and so did its bounce: a person has to look
 )
 
@@ -103,7 +105,7 @@ func ParseEntry(line []byte) (Entry, error) {
 		return Entry{}, err
 	}
 	switch e.Event = Event(fields[1]); e.Event {
-	case Queued, Expanded, Delivered, Deferred, Refused, Failed, Noticed, Bounced, Kept:
+	case Queued, Expanded, Delivered, Deferred, Refused, Failed, Noticed, Bounced, Reported, Kept:
 	default:
 		return Entry{}, errors.New("unknown event")
 	}

@@ -51,26 +51,29 @@ type Config struct {
 	SpoolDir string
 
 	// AuthPath (AUTHPATH, path, default none) is the file with the credentials
-	// for the relays, user|host:password.
+	// for the relays, login|host:password. A relay with credentials gets no mail
+	// without TLS and login.
 	AuthPath string
 
 	// CertFile (CERTFILE, path, default none) has our own certificate and key
-	// in PEM.
+	// in PEM, for relays that ask for one.
 	CertFile string
 
 	// SecureTransfer (SECURETRANSFER, switch, default no) demands TLS; from the
 	// first octet unless StartTLS is on.
 	SecureTransfer bool
 
-	// StartTLS (STARTTLS, switch, default no) demands STARTTLS.
+	// StartTLS (STARTTLS, switch, default no) demands TLS that begins with
+	// STARTTLS. Without StartTLS and SecureTransfer TLS is used where it is
+	// offered.
 	StartTLS bool
 
 	// OpportunisticTLS (OPPORTUNISTIC_TLS, switch, default no) goes on without
-	// TLS where STARTTLS is not to be had.
+	// TLS where StartTLS is on and STARTTLS not to be had; not with credentials.
 	OpportunisticTLS bool
 
-	// VerifyCert (VERIFYCERT, switch, default unset) checks the relay's
-	// certificate; unset, it is checked where there are credentials.
+	// VerifyCert (VERIFYCERT, switch, default unset) demands a valid certificate
+	// of the relay; unset, it does where there are credentials and no Fingerprint.
 	VerifyCert Choice
 
 	// Fingerprint (FINGERPRINT, SHA-256 in 64 hex digits, colons allowed,
@@ -80,7 +83,7 @@ type Config struct {
 	Fingerprint string
 
 	// Insecure (INSECURE, switch, default no) was C dma's leave to send a
-	// password without TLS. It is read for its files' sake.
+	// password without TLS. It is read for its files' sake, and changes nothing.
 	Insecure bool
 
 	// Defer (DEFER, switch, default no) only queues; delivery begins when the
@@ -95,8 +98,8 @@ type Config struct {
 	MailName string
 
 	// Masquerade (MASQUERADE, [user@][host], default none) replaces the user or
-	// the host or both in sender addresses. The form is checked; MasqueradeParts
-	// takes it apart.
+	// the host or both in addresses of this host that are senders, of mail for
+	// other hosts. The form is checked; MasqueradeParts takes it apart.
 	Masquerade string
 
 	// NullClient (NULLCLIENT, switch, default no) sends everything to the
@@ -105,7 +108,7 @@ type Config struct {
 
 	// Mailbox (MAILBOX, default mbox:/var/mail/%u) is where local mail goes:
 	// mbox:PATH, maildir:PATH, pipe:COMMAND, lmtp:/SOCKET, lmtp:HOST:PORT. A PATH
-	// begins with / or ~/ and is a pattern for ExpandPath.
+	// begins with / or ~/ and is a pattern for ExpandPath. With lmtp mail waits.
 	Mailbox string
 
 	// Forward (FORWARD, default ~/.forward) is a pattern for ExpandPath.
@@ -140,8 +143,8 @@ type Config struct {
 	// sessions with one destination.
 	Concurrency int
 
-	// MinUID (MINUID, uid, default 1000): users below it get their mail in the
-	// mailbox and have no .forward and no commands.
+	// MinUID (MINUID, uid, default 1000): users below it, root excepted, get their
+	// mail in the mailbox and have no .forward.
 	MinUID int
 
 	// AliasUser (ALIASUSER, user, default none) runs the commands and writes the
@@ -152,16 +155,17 @@ type Config struct {
 	// 16M; 0: none) is the free space below which the spool takes no new mail.
 	MinFree Space
 
-	// PasswordCmd (PASSWORDCMD, command, default none) prints the password or
-	// token for a relay.
+	// PasswordCmd (PASSWORDCMD, command for the shell, default none) prints the
+	// password or token of a login in AuthPath that has none.
 	PasswordCmd string
 
-	// TokenUser (TOKENUSER, user, default none) runs PasswordCmd.
+	// TokenUser (TOKENUSER, user, default none: who serves the spool) is who runs
+	// PasswordCmd. Where one uid serves everything nobody else can.
 	TokenUser string
 
-	// TLSPolicy (TLSPOLICY), SenderRelay (SENDERRELAY) and Rewrite (REWRITE) are
-	// paths of map files, default none: TLS by destination, relays by sender,
-	// sender addresses by user.
+	// TLSPolicy (TLSPOLICY) and Rewrite (REWRITE) are paths of map files, default
+	// none: TLS by destination, sender addresses by user. SenderRelay
+	// (SENDERRELAY), relays by sender, is read and has no effect.
 	TLSPolicy, SenderRelay, Rewrite string
 
 	// Metrics (METRICS, path, default none) is the file that gets the figures
