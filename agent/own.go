@@ -19,7 +19,7 @@ import (
 type Own struct {
 	UID      int           // who serves
 	Any      bool          // users come from a file of our own: all are served, as UID
-	MinUID   int           // users below have a mailbox and nothing else
+	MinUID   int           // users below, root excepted, have no .forward
 	Mailbox  string        // MAILBOX of dma.conf
 	Forwards string        // FORWARD of dma.conf
 	Limit    time.Duration // for commands

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -83,7 +84,7 @@ type (
 		Due     int64
 	}
 	readEntry struct {
-		Time, Event, Status, Relay, Reply, Next, DSN string
+		Time, Event, Status, Relay, Reply, Next, DSN, Owner string
 		Recipients                                   []int
 	}
 )
@@ -347,11 +348,13 @@ func (w *writer) journal() readJournal {
 	if _, err := w.spool.CreateJournal(w.first); err != nil {
 		w.t.Fatal(err)
 	}
+	owner := 4242
 	entries := []spooldir.Entry{
-		{Time: at, Event: spooldir.Queued},
+		{Time: at, Event: spooldir.Queued, Owner: &owner},
 		{Time: at, Event: spooldir.Deferred, Recipients: []int{1, 2, 3, 7, 9, 10}, Status: "4.2.1",
 			Relay: "mx.example[192.0.2.1]:25", Reply: "451 4.2.1 100% \"grün\" #busy #\x01", Next: at.Add(time.Minute)},
 		{Time: at, Event: spooldir.Delivered, Recipients: []int{4}, Status: "2.0.0", Relay: "local", DSN: true},
+		{Time: at, Event: spooldir.Reported, Recipients: []int{4}, Reply: "report"},
 	}
 	file := filepath.Join(w.spool.Path(), spooldir.LogDir, w.first)
 	for i, e := range entries {
@@ -365,7 +368,7 @@ func (w *writer) journal() readJournal {
 			line := entries[2].Encode()
 			line[3] ^= 1
 			appendFile(w.t, file, string(line)+"\n")
-		case 2: // and another one, that nothing follows
+		case 3: // and another one, that nothing follows
 			appendFile(w.t, file, string(entries[1].Encode()[:40]))
 		}
 	}
@@ -384,6 +387,9 @@ func (w *writer) journal() readJournal {
 		}
 		if e.DSN {
 			x.DSN = "relayed"
+		}
+		if e.Owner != nil {
+			x.Owner = strconv.Itoa(*e.Owner)
 		}
 		j.Entries = append(j.Entries, x)
 	}

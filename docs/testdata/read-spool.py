@@ -18,7 +18,7 @@ import stat
 import sys
 
 STATES = ["new", "forwarding", "local", "remote", "tempfail", "hold", "permfail", "sent"]
-EVENTS = ["queued", "expanded", "delivered", "deferred", "refused", "failed", "noticed", "bounced", "kept"]
+EVENTS = ["queued", "expanded", "delivered", "deferred", "refused", "failed", "noticed", "bounced", "reported", "kept"]
 KINDS = ["address", "user", "mailbox", "file", "command"]
 KEYS = ["address", "user", "detail", "target", "source", "original", "notify", "orcpt"]
 
@@ -224,6 +224,9 @@ def read_line(line):
         key, _, value = word.partition("=")
         if key in ("status", "relay", "reply"):
             entry[key] = decode(value)
+        elif key == "owner":
+            need(re.fullmatch("0|[1-9][0-9]*", value), "owner")
+            entry[key] = value
         elif key == "next":
             need(STAMP.fullmatch(value), "next")
             entry[key] = value
