@@ -117,14 +117,21 @@ func TestLoopTimes(t *testing.T) {
 				}
 				return time.Now().Add(time.Hour), nil
 			},
-			Trouble: func(_ spooldir.State, _ spooldir.Name, err error) { said = append(said, err) },
+			Trouble: func(_ spooldir.State, _ spooldir.Name, err error) {
+				r.mu.Lock()
+				defer r.mu.Unlock()
+				said = append(said, err)
+			},
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		go func() { l.Run(ctx); close(done) }()
 		synctest.Wait()
-		if r.times(resting.ID) != 1 || r.times(troubled.ID) != 1 || len(said) != 1 {
-			t.Errorf("at first: %d, %d, %v", r.times(resting.ID), r.times(troubled.ID), said)
+		r.mu.Lock()
+		troubles := len(said)
+		r.mu.Unlock()
+		if r.times(resting.ID) != 1 || r.times(troubled.ID) != 1 || troubles != 1 {
+			t.Errorf("at first: %d, %d, %d troubles", r.times(resting.ID), r.times(troubled.ID), troubles)
 		}
 		time.Sleep(30 * time.Minute)
 		synctest.Wait()
@@ -199,14 +206,21 @@ func TestLoopSurvivesPanic(t *testing.T) {
 				}
 				return time.Time{}, nil
 			},
-			Trouble: func(_ spooldir.State, _ spooldir.Name, err error) { said = append(said, err) },
+			Trouble: func(_ spooldir.State, _ spooldir.Name, err error) {
+				r.mu.Lock()
+				defer r.mu.Unlock()
+				said = append(said, err)
+			},
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		go func() { l.Run(ctx); close(done) }()
 		synctest.Wait()
-		if r.times(good.ID) != 1 || len(said) != 1 {
-			t.Errorf("good handled %d times, trouble %v", r.times(good.ID), said)
+		r.mu.Lock()
+		troubles := len(said)
+		r.mu.Unlock()
+		if r.times(good.ID) != 1 || troubles != 1 {
+			t.Errorf("good handled %d times, %d troubles", r.times(good.ID), troubles)
 		}
 		cancel()
 		<-done
