@@ -18,9 +18,13 @@ type Relay struct {
 	slots chan struct{} // one for each delivery in progress
 	probe chan struct{} // held while a destination not known to be up is tried
 
-	mu     sync.Mutex
-	idle   []*idleSession // the one used last stands last
-	closed bool
+	freed chan struct{} // a session is idle, or in use no more
+
+	mu      sync.Mutex
+	idle    []*idleSession // the one used last stands last
+	inUse   int            // sessions that carry a message
+	crowded time.Time      // until then the peer takes no further session
+	closed  bool
 }
 
 // idleSession is a session that waits for a message or for its timer.
@@ -36,6 +40,7 @@ func New(cfg Config) *Relay {
 		cfg:   cfg,
 		slots: make(chan struct{}, cfg.Concurrency),
 		probe: make(chan struct{}, 1),
+		freed: make(chan struct{}, cfg.Concurrency),
 	}
 }
 
@@ -60,7 +65,7 @@ func (r *Relay) Deliver(ctx context.Context, m Message) []Outcome {
 		return out
 	}
 	// A destination that rests holds nobody up, however many wait for a slot.
-	if o, yes := r.back.resting(r.cfg.Now()); yes {
+	if o, yes := r.back.resting(r.cfg.Now()); yes && !r.working() {
 		return settle(o)
 	}
 	select {
@@ -73,16 +78,10 @@ func (r *Relay) Deliver(ctx context.Context, m Message) []Outcome {
 	replaced := false // a session that had gone stale
 	fresh := false    // no idle one now
 	for len(rest) > 0 {
-		var s *Session
-		if !fresh {
-			s = r.takeIdle()
-		}
+		s, o := r.session(ctx, fresh)
 		fresh = false
 		if s == nil {
-			var o Outcome
-			if s, o = r.connect(ctx); s == nil {
-				return settle(o)
-			}
+			return settle(o)
 		}
 		part := m
 		part.Recipients = make([]Recipient, len(rest))
@@ -94,6 +93,7 @@ func (r *Relay) Deliver(ctx context.Context, m Message) []Outcome {
 			// The peer has closed a session that waited too long for its taste;
 			// it has probably closed the others too. That is no attempt.
 			replaced, fresh = true, true
+			r.letGo()
 			r.drop()
 			continue
 		}
@@ -111,6 +111,73 @@ func (r *Relay) Deliver(ctx context.Context, m Message) []Outcome {
 	return out
 }
 
+// session returns a session to use, an idle one or a new one. A peer that takes
+// no further session while others carry mail is not down: then it waits for one
+// of these.
+func (r *Relay) session(ctx context.Context, fresh bool) (*Session, Outcome) {
+	for ; ; fresh = false {
+		if !fresh {
+			if s := r.takeIdle(); s != nil {
+				return s, Outcome{}
+			}
+		}
+		if !r.full() {
+			s, o := r.connect(ctx)
+			if s != nil {
+				r.mu.Lock()
+				r.inUse++
+				r.mu.Unlock()
+				return s, Outcome{}
+			}
+			if !r.crowd(&o) {
+				return nil, o
+			}
+		}
+		select {
+		case <-r.freed:
+		case <-ctx.Done():
+			return nil, r.stopped()
+		}
+	}
+}
+
+// working reports whether the destination has a session that works.
+func (r *Relay) working() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.inUse > 0 || len(r.idle) > 0
+}
+
+// full reports whether the peer has refused a further session lately.
+func (r *Relay) full() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.inUse > 0 && r.cfg.Now().Before(r.crowded)
+}
+
+// crowd notes that a session could not be opened while others work, and reports
+// whether that is so.
+func (r *Relay) crowd(o *Outcome) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.inUse == 0 || o.Verdict == Permfail || o.Refused {
+		return false
+	}
+	r.crowded = r.cfg.Now().Add(r.cfg.RetryMin)
+	return true
+}
+
+// letGo notes that a session is in use no more, and wakes one who waits.
+func (r *Relay) letGo() {
+	r.mu.Lock()
+	r.inUse--
+	r.mu.Unlock()
+	select {
+	case r.freed <- struct{}{}:
+	default: // there are as many wake-ups as deliveries
+	}
+}
+
 // judge tells the back-off what a transaction says about the destination. A
 // session that is lost before MAIL is answered, or closed with 421, is trouble of
 // the destination; one lost later may be trouble with this message.
@@ -121,7 +188,12 @@ func (r *Relay) judge(s *Session, outcomes []Outcome) {
 		case o.Refused:
 			return
 		case s.broken && (o.Reply.Code == 421 || o.Command == "MAIL" || o.Command == "RSET"):
-			r.fail(*o)
+			r.mu.Lock()
+			others := r.inUse > 1
+			r.mu.Unlock()
+			if !others {
+				r.fail(*o)
+			}
 			return
 		}
 	}
@@ -178,7 +250,7 @@ func (r *Relay) connect(ctx context.Context) (*Session, Outcome) {
 		return nil, r.stopped()
 	}
 	o := connectOutcome(err)
-	if o.Verdict != Permfail {
+	if o.Verdict != Permfail && !r.working() {
 		r.fail(o)
 	}
 	return nil, o
@@ -214,12 +286,14 @@ func (r *Relay) takeIdle() *Session {
 	s := r.idle[n-1]
 	r.idle[n-1] = nil
 	r.idle = r.idle[:n-1]
+	r.inUse++
 	s.timer.Stop() // if it has fired, it finds that the session is taken
 	return s.Session
 }
 
 // putBack keeps a session for the next message, or closes it.
 func (r *Relay) putBack(s *Session) {
+	defer r.letGo()
 	r.mu.Lock()
 	if !s.Usable() || r.closed {
 		r.mu.Unlock()
