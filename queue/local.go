@@ -51,6 +51,18 @@ func (q *Queue) runLocal(ctx context.Context, user string, names []spooldir.Name
 			m.Close()
 			continue
 		}
+		// Or it is delivered, and only that could not be recorded.
+		q.mu.Lock()
+		r, decided := q.unrecorded[name.String()]
+		q.mu.Unlock()
+		if decided {
+			if err := q.settle(m, spooldir.Local, []result{r}); err != nil {
+				q.trouble(spooldir.Local, name, err)
+				q.pause(spooldir.Local, name)
+			}
+			m.Close()
+			continue
+		}
 		job, err := q.job(ctx, m, name.N)
 		if err != nil {
 			q.trouble(spooldir.Local, name, err)
@@ -143,7 +155,14 @@ func (q *Queue) finishLocal(ctx context.Context, m *spooldir.Message, job *agent
 			r.status = trouble.Status
 		}
 	}
-	return q.settle(m, spooldir.Local, []result{r})
+	err := q.settle(m, spooldir.Local, []result{r})
+	if err != nil && r.to == spooldir.Sent {
+		q.doubt(m.ID)
+		q.mu.Lock()
+		q.unrecorded[m.Name(n).String()] = r
+		q.mu.Unlock()
+	}
+	return err
 }
 
 // expandAgain answers that the owner of a file or command no longer lists it:

@@ -58,14 +58,15 @@ type Queue struct {
 	local      *states.Lanes[spooldir.Name]
 	loops      []*states.Loop
 
-	mu       sync.Mutex
-	started  time.Time                    // of this process, by the clock of the file system
-	fresh    map[string]bool              // messages committed since, and taken up here first
-	gathered map[string]spooldir.Name     // failed, and waiting for the rest of their message
-	released map[string]map[int]time.Time // when recipients went from tempfail to new, by id and number
-	flushed  time.Time                    // what failed before is due
-	onFlush  func()
-	stopping <-chan struct{}
+	mu         sync.Mutex
+	started    time.Time                    // of this process, by the clock of the file system
+	fresh      map[string]bool              // messages committed since, and taken up here first
+	gathered   map[string]spooldir.Name     // failed, and waiting for the rest of their message
+	released   map[string]map[int]time.Time // when recipients went from tempfail to new, by id and number
+	flushed    time.Time                    // what failed before is due
+	onFlush    func()
+	unrecorded map[string]result // of names in local that are delivered, which the disk did not let anybody record
+	stopping   <-chan struct{}
 }
 
 // How much is in hand at a time.
@@ -103,7 +104,7 @@ func New(o Options) *Queue {
 		config: o.Config, spool: o.Spool, log: o.Log, clock: o.Clock, aliases: o.Aliases,
 		users: o.Users, agent: o.Agent, watcher: o.Watcher, syncer: o.Syncer, onFlush: o.OnFlush,
 		started: time.Now(), fresh: make(map[string]bool), gathered: make(map[string]spooldir.Name),
-		released: make(map[string]map[int]time.Time),
+		released: make(map[string]map[int]time.Time), unrecorded: make(map[string]result),
 	}
 	q.mover = states.NewMover(o.Spool, states.Queue, o.Syncer, q.moved)
 	q.forwarding = &states.Lanes[spooldir.Name]{
@@ -358,6 +359,9 @@ func (q *Queue) moved(name spooldir.Name, from, to spooldir.State, reason string
 	if to == states.Gone {
 		goal = "gone"
 	}
+	q.mu.Lock()
+	delete(q.unrecorded, name.String())
+	q.mu.Unlock()
 	q.log.Moved(name.ID, name.N, name.Label(), string(from), goal, reason)
 	q.left(name.ID)
 }

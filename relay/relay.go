@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 	"unicode"
 
@@ -55,11 +56,14 @@ type Relay struct {
 	o     Options
 	mover *states.Mover
 	loop  *states.Loop
+
+	mu         sync.Mutex
+	unrecorded map[string]bool // names that are delivered, which the disk did not let anybody record
 }
 
 // New makes a Relay. The caller holds the lock of the net role.
 func New(o Options) *Relay {
-	r := &Relay{o: o}
+	r := &Relay{o: o, unrecorded: make(map[string]bool)}
 	r.mover = states.NewMover(o.Spool, states.Net, o.Syncer, r.moved)
 	r.loop = &states.Loop{
 		Spool: o.Spool, State: spooldir.Remote, Bell: o.Watcher.Bell(spooldir.Remote), Clock: o.Clock,
@@ -92,6 +96,9 @@ func (r *Relay) Idle() bool { return r.loop.Idle() }
 func (r *Relay) Flush() { r.o.Deliverer.Flush() }
 
 func (r *Relay) moved(name spooldir.Name, from, to spooldir.State, reason string) {
+	r.mu.Lock()
+	delete(r.unrecorded, name.String())
+	r.mu.Unlock()
 	goal := string(to)
 	if to == states.Gone {
 		goal = "gone"
@@ -175,7 +182,7 @@ func (r *Relay) gather(ctx context.Context, m *spooldir.Message) ([]int, *spoold
 	for _, n := range numbers {
 		var err error
 		switch {
-		case journal.Delivered(n):
+		case journal.Delivered(n), r.isUnrecorded(m.Name(n)):
 			err = r.mover.Move(m.Name(n), spooldir.Remote, spooldir.Sent, "the journal says delivered")
 		case m.Recipients[n-1].Kind != spooldir.Address:
 			// A hand has put it here: no other host is to get it.
@@ -299,9 +306,26 @@ func (r *Relay) settle(m *spooldir.Message, journal *spooldir.Journal, numbers [
 		err := r.mover.Move(m.Name(n), spooldir.Remote, goals[i], outcomes[i].Text())
 		if err != nil && !errors.Is(err, spooldir.ErrGone) {
 			errs = append(errs, err)
+			if goals[i] == spooldir.Sent {
+				r.remember(m.Name(n))
+			}
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// remember keeps in memory that a name is delivered which could not be moved:
+// it is moved later, and not delivered again.
+func (r *Relay) remember(name spooldir.Name) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.unrecorded[name.String()] = true
+}
+
+func (r *Relay) isUnrecorded(name spooldir.Name) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.unrecorded[name.String()]
 }
 
 func (r *Relay) decide(m *spooldir.Message, journal *spooldir.Journal, n int, o *smarthost.Outcome, now time.Time) verdict {

@@ -23,7 +23,7 @@ func (c *call) park(what string) error {
 		return err
 	}
 	mover := states.NewMover(s, states.Administrator, nil, func(name spooldir.Name, from, to spooldir.State, _ string) {
-		fmt.Fprintf(c.stdio.Out, "%s: %s -> %s\n", name, from, to)
+		fmt.Fprintf(c.stdio.Out, "%s: %s -> %s\n", printable(name.String()), from, to)
 	})
 	failed := false
 	for _, arg := range c.args {

@@ -119,10 +119,10 @@ func describe(s *spooldir.Spool, p spooldir.Place, journals map[string]*spooldir
 	j := journals[m.ID]
 	if j == nil {
 		if j, err = s.ReadJournal(m.ID); err != nil {
-			if !errors.Is(err, fs.ErrNotExist) {
-				return w, true, err
-			}
 			j = &spooldir.Journal{}
+			if !errors.Is(err, fs.ErrNotExist) {
+				w.Reason = err.Error() // of this one: the others are listed
+			}
 		}
 		journals[m.ID] = j
 	}

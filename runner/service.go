@@ -266,7 +266,17 @@ func runService(c *call) error {
 		return err
 	}
 	log := logTo(c.stdio.Err)
+	ctx, cancel := stopped()
+	defer cancel()
 	release, err := locks(s, "service")
+	for errors.Is(err, spooldir.ErrLocked) && ctx.Err() == nil {
+		// A drain ends by itself; another service does not.
+		holder, err2 := s.Holder(spooldir.QueueRole)
+		if err2 != nil || holder == "service" {
+			break
+		}
+		release, err = locks(s, "service")
+	}
 	if errors.Is(err, spooldir.ErrLocked) {
 		return exitf(exitTempfail, "spool %s: %w; stop the other dma-runner first", s.Path(), err)
 	}
@@ -274,8 +284,6 @@ func runService(c *call) error {
 		return err
 	}
 	defer release()
-	ctx, cancel := stopped()
-	defer cancel()
 	v, err := assemble(c.config, s, log)
 	if err != nil {
 		return err

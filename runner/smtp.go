@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -22,8 +23,8 @@ import (
 
 // The bounds of an SMTP dialog on standard input.
 const (
-	smtpLine  = 4096            // octets of a line
-	smtpIdle  = 5 * time.Minute // waiting for the client (RFC 5321 4.5.3.2.7)
+	smtpIdle  = 5 * time.Minute  // waiting for the client (RFC 5321 4.5.3.2.7)
+	smtpHand  = 10 * time.Minute // what dma may take for a message
 	smtpRcpts = 10000
 )
 
@@ -41,11 +42,11 @@ func runSMTP(c *call) error {
 	host, _ := c.config.HostName()
 	conn := &stdioConn{in: c.stdio.In, out: c.stdio.Out, done: make(chan struct{})}
 	server := smtp.NewServer(smtp.BackendFunc(func(*smtp.Conn) (smtp.Session, error) {
-		return &submission{dma: filepath.Join(filepath.Dir(self), "dma"), file: c.file}, nil
+		return &submission{dma: filepath.Join(filepath.Dir(self), "dma"), file: c.file, conn: conn}, nil
 	}))
 	server.Domain = host
-	server.MaxLineLength = smtpLine
 	server.MaxRecipients = smtpRcpts
+	server.MaxLineLength = 0 // long lines are mail; the memory is the caller's own
 	server.EnableSMTPUTF8 = true
 	server.ReadTimeout, server.WriteTimeout = smtpIdle, smtpIdle
 	server.ErrorLog = log.New(c.stdio.Err, "dma-runner: smtp: ", 0)
@@ -59,6 +60,7 @@ func runSMTP(c *call) error {
 // submission is the session of one client.
 type submission struct {
 	dma    string // path of the program
+	conn   *stdioConn
 	file   string // of the configuration, as given
 	sender string
 	to     []string
@@ -89,35 +91,40 @@ func (s *submission) Rcpt(to string, _ *smtp.RcptOptions) error {
 	return nil
 }
 
-// Data hands the message to dma. It is accepted when dma says that it is on
-// disk. A client that goes away in the middle ends dma before it could take the
-// end of its input for the end of the message.
+// Data hands the message to dma, once it is complete: dma takes the end of its
+// input for the end of the message, so it is not started before. The message is
+// accepted when dma says that it is on disk.
 func (s *submission) Data(r io.Reader) error {
+	body, err := os.CreateTemp("", "dma-smtp-")
+	if err != nil {
+		return temporary(err)
+	}
+	defer body.Close()
+	if err := os.Remove(body.Name()); err != nil {
+		return temporary(err)
+	}
+	if _, err := io.Copy(body, r); err != nil {
+		return err
+	}
+	if s.conn.ended.Load() {
+		return temporary(errors.New("the connection ended within the message"))
+	}
+	if _, err := body.Seek(0, io.SeekStart); err != nil {
+		return temporary(err)
+	}
 	args := []string{"-i", "-f", s.sender}
 	if s.file != "" {
 		args = append([]string{"-C", s.file}, args...)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithTimeout(context.Background(), smtpHand)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, s.dma, append(append(args, "--"), s.to...)...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = 10 * time.Second
+	cmd.Stdin = body
 	var said bytes.Buffer
 	cmd.Stderr = &limited{w: &said, room: 1024}
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		return temporary(err)
-	}
-	if err := cmd.Start(); err != nil {
-		return temporary(err)
-	}
-	if _, err := io.Copy(stdin, r); err != nil && !errors.Is(err, syscall.EPIPE) {
-		cancel()
-		cmd.Wait()
-		return err
-	}
-	stdin.Close()
-	return reply(cmd.Wait(), said.String())
+	return reply(cmd.Run(), said.String())
 }
 
 // reply turns the end of dma into a reply.
@@ -184,9 +191,17 @@ type stdioConn struct {
 	out    io.Writer
 	done   chan struct{}
 	closed bool
+	ended  atomic.Bool // a Read has failed: nothing more comes
 }
 
-func (c *stdioConn) Read(p []byte) (int, error)  { return c.in.Read(p) }
+func (c *stdioConn) Read(p []byte) (int, error) {
+	n, err := c.in.Read(p)
+	if err != nil {
+		c.ended.Store(true)
+	}
+	return n, err
+}
+
 func (c *stdioConn) Write(p []byte) (int, error) { return c.out.Write(p) }
 
 func (c *stdioConn) Close() error {
