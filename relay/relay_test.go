@@ -539,3 +539,34 @@ func TestRun(t *testing.T) {
 		t.Errorf("the foreign file: %v", err)
 	}
 }
+
+// TestUnrecorded: a disk that takes neither the line nor the step must not make
+// the message go out again.
+func TestUnrecorded(t *testing.T) {
+	f := newFixture(t)
+	name := f.remote("ok@x.test")[0]
+	log := filepath.Join(f.spool.Path(), spooldir.LogDir, name.ID)
+	sent := filepath.Join(f.spool.Path(), string(spooldir.Sent))
+	f.d.during = func(smarthost.Message) {
+		// A FIFO takes a line and keeps nothing of it.
+		if err := errors.Join(os.Remove(log), syscall.Mkfifo(log, 0o600), os.Rename(sent, sent+"x")); err != nil {
+			t.Error(err)
+		}
+	}
+	for range 3 {
+		if _, err := f.r.handle(context.Background(), name); err == nil {
+			t.Fatal("no trouble without the directory sent")
+		}
+		f.d.during = nil
+	}
+	if len(f.d.got) != 1 {
+		t.Errorf("the message was handed over %d times", len(f.d.got))
+	}
+	if err := os.Rename(sent+"x", sent); err != nil {
+		t.Fatal(err)
+	}
+	f.handle(name)
+	if got := f.where(name); got != "sent" || len(f.d.got) != 1 {
+		t.Errorf("it stands in %q, handed over %d times", got, len(f.d.got))
+	}
+}
