@@ -85,7 +85,7 @@ type (
 	}
 	readEntry struct {
 		Time, Event, Status, Relay, Reply, Next, DSN, Owner string
-		Recipients                                   []int
+		Recipients                                          []int
 	}
 )
 
