@@ -268,8 +268,14 @@ func (f *fixture) start() {
 	if err != nil {
 		f.t.Fatal(err)
 	}
+	if f.q != nil { // a kill has left its lanes running
+		f.q.forwarding.Wait()
+		f.q.local.Wait()
+	}
 	f.spool = s
+	f.mu.Lock()
 	f.batches = nil
+	f.mu.Unlock()
 	f.q = New(Options{
 		Config: f.config, Spool: s, Watcher: s.Unwatched(append(States(), spooldir.Remote)...),
 		Log: maillog.New(slog.New(f.log)), Clock: f.clock, Aliases: forward.NewAliasFile(f.aliases),
