@@ -19,7 +19,6 @@ import (
 	"dma/internal/metrics"
 	"dma/internal/passwd"
 	"dma/internal/retry"
-	"dma/internal/rewrite"
 	"dma/queue"
 	"dma/relay"
 	"dma/smarthost"
@@ -70,17 +69,6 @@ func users(c *config.Config) (passwd.Source, bool) {
 		return passwd.File(c.Users), true
 	}
 	return passwd.System(), false
-}
-
-// noRelay says why mail for other hosts cannot be sent now, nil if it can.
-func noRelay(c *config.Config) error {
-	switch {
-	case c.SmarthostBad:
-		return fmt.Errorf("SMARTHOST in %s names no host that can be used; mend it", c.File)
-	case len(c.Smarthost) == 0:
-		return errors.New("mail for other hosts waits: no SMARTHOST is configured in dma.conf")
-	}
-	return nil
 }
 
 // assemble puts a service together on an open spool that this process may
@@ -149,31 +137,6 @@ func assemble(c *config.Config, s *spooldir.Spool, log *maillog.Log) (*service, 
 	}
 	v.queue.Ringing(spooldir.Remote, v.watcher.Bell(spooldir.Remote))
 	return v, nil
-}
-
-// deliverer is the way to the smarthosts. Without one it is asked for nothing:
-// see noRelay.
-func deliverer(c *config.Config, host string, hosts []smarthost.Host, users passwd.Source, log *maillog.Log) relay.Deliverer {
-	problem := func(p config.Problem) { log.ConfigProblem(p.File, p.Line, p.Text) }
-	return smarthost.NewRouter(smarthost.RouterConfig{
-		Config: smarthost.Config{
-			Name: host, Hosts: hosts, Concurrency: c.Concurrency,
-			TLS: smarthost.NewTLSPolicies(c, problem).For, CertFile: c.CertFile,
-			Credentials: smarthost.NewCredentials(smarthost.CredentialOptions{
-				File: c.AuthPath, Command: passwordCommand(c, users), Problem: problem,
-			}),
-		},
-		Port: c.Port,
-	})
-}
-
-// rewriter rewrites senders of mail for other hosts.
-func rewriter(c *config.Config, host string, log *maillog.Log) *rewrite.Rewriter {
-	user, domain := c.MasqueradeParts()
-	return rewrite.New(rewrite.Config{
-		HostName: host, Local: c.LocalDomains, User: user, Host: domain, Map: c.Rewrite,
-		Problem: func(p config.Problem) { log.ConfigProblem(p.File, p.Line, p.Text) },
-	})
 }
 
 // noWatch in the environment turns events off, so that tests and people can
