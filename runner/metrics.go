@@ -13,18 +13,18 @@ const metricsEvery = 15 * time.Second
 
 // writeMetrics keeps the METRICS file up to date until ctx ends, and once more
 // then.
-func (v *service) writeMetrics(ctx context.Context) {
-	if v.config.Metrics == "" {
+func (h *half) writeMetrics(ctx context.Context) {
+	if h.config.Metrics == "" {
 		return
 	}
 	failed := false
 	write := func() {
-		q, err := depth(v.spool)
+		q, err := depth(h.spool)
 		if err == nil {
-			err = v.metrics.Write(v.config.Metrics, q)
+			err = h.metrics.Write(h.config.Metrics, q)
 		}
 		if err != nil && !failed { // said once, until it works again
-			v.log.WorkerTrouble("metrics", err)
+			h.log.WorkerTrouble("metrics", err)
 		}
 		failed = err != nil
 	}

@@ -23,6 +23,20 @@ func noRelay(c *config.Config) error {
 	return nil
 }
 
+// newRelay makes the net process's part.
+func (h *half) newRelay(users passwd.Source) *relay.Relay {
+	c := h.config
+	hosts, err := smarthost.ParseHosts(c.Smarthost, c.Port)
+	if err != nil {
+		h.log.ConfigProblem(c.File, 0, err.Error())
+	}
+	return relay.New(relay.Options{
+		Spool: h.spool, Watcher: h.watcher, Log: h.log, Clock: h.clock, Retry: h.retry, Syncer: h.syncer,
+		Deliverer: deliverer(c, h.host, hosts, users, h.log), Rewriter: rewriter(c, h.host, h.log),
+		HostName: h.host, Concurrency: c.Concurrency, Rescan: h.rescan,
+	})
+}
+
 // deliverer is the way to the smarthosts. Without one it is asked for nothing:
 // see noRelay.
 func deliverer(c *config.Config, host string, hosts []smarthost.Host, users passwd.Source, log *maillog.Log) relay.Deliverer {

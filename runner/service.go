@@ -21,7 +21,6 @@ import (
 	"dma/internal/retry"
 	"dma/queue"
 	"dma/relay"
-	"dma/smarthost"
 	"dma/spooldir"
 	"dma/states"
 )
@@ -32,16 +31,26 @@ const (
 	rescanPolling  = time.Second
 )
 
-// service is everything that works on one spool.
-type service struct {
+// half is what each part of the service needs on its spool: the queue process
+// and the net process, or both in one.
+type half struct {
 	config  *config.Config
 	spool   *spooldir.Spool
 	log     *maillog.Log
+	host    string // the name of this machine
 	watcher *spooldir.Watcher
-	queue   *queue.Queue
-	relay   *relay.Relay
+	rescan  time.Duration
 	syncer  *spooldir.Syncer
+	retry   retry.Schedule
+	clock   states.Clock
 	metrics *metrics.Metrics
+}
+
+// service is everything that works on one spool, in one process.
+type service struct {
+	*half
+	queue *queue.Queue
+	relay *relay.Relay
 }
 
 // logTo returns the log for a process with the given standard error: a line
@@ -71,31 +80,51 @@ func users(c *config.Config) (passwd.Source, bool) {
 	return passwd.System(), false
 }
 
-// assemble puts a service together on an open spool that this process may
-// serve.
-func assemble(c *config.Config, s *spooldir.Spool, log *maillog.Log) (*service, error) {
-	counts := metrics.New(time.Now)
-	log = maillog.Observed(log, counts.Delivery)
-	v := &service{config: c, spool: s, log: log, metrics: counts}
-	host, err := c.HostName()
-	if err != nil {
-		log.ConfigProblem(c.File, 0, err.Error())
+// newHalf prepares work on the given states of an open spool that this process
+// may serve.
+func newHalf(c *config.Config, s *spooldir.Spool, log *maillog.Log, watched ...spooldir.State) *half {
+	h := &half{config: c, spool: s, clock: states.SystemClock{}, rescan: rescanWatching, metrics: metrics.New(time.Now)}
+	h.log = maillog.Observed(log, h.metrics.Delivery)
+	var err error
+	if h.host, err = c.HostName(); err != nil {
+		h.log.ConfigProblem(c.File, 0, err.Error())
 	}
 	for _, w := range s.FileSystem().Warnings {
-		log.FileSystem(w)
+		h.log.FileSystem(w)
 	}
-	watched := append(queue.States(), spooldir.Remote)
-	rescan := rescanWatching
 	if os.Getenv(noWatch) != "" {
-		v.watcher = s.Unwatched(watched...)
-		rescan = rescanPolling
-		log.WatchUnavailable(noWatch + " is set")
-	} else if v.watcher, err = s.Watch(watched...); err != nil {
-		rescan = rescanPolling
-		log.WatchUnavailable(err.Error())
+		h.watcher = s.Unwatched(watched...)
+		h.rescan = rescanPolling
+		h.log.WatchUnavailable(noWatch + " is set")
+	} else if h.watcher, err = s.Watch(watched...); err != nil {
+		h.rescan = rescanPolling
+		h.log.WatchUnavailable(err.Error())
 	}
-	v.syncer = s.NewSyncer(func(err error) { log.WorkerTrouble("sync", err) })
+	h.syncer = s.NewSyncer(func(err error) { h.log.WorkerTrouble("sync", err) })
+	h.retry = retry.Schedule{Min: c.RetryMin, Max: c.RetryMax, Expire: c.Expire}
+	return h
+}
 
+// newQueue makes the queue process's part. onFlush is called when everything is
+// to be tried now.
+func (h *half) newQueue(source passwd.Source, a agent.Agent, aliases *forward.AliasFile, aliasUser string, onFlush func()) *queue.Queue {
+	c := h.config
+	return queue.New(queue.Options{
+		Config: queue.Config{
+			HostName: h.host, LocalDomains: append([]string{h.host}, c.LocalDomains...), NullClient: c.NullClient,
+			Relay:     func() error { return noRelay(c) },
+			AliasUser: aliasUser, FullBounce: c.FullBounce,
+			Retry: h.retry, DelayNotice: c.DelayNotice,
+			MinFree: func() int64 { return floor(c, h.spool) },
+		},
+		Spool: h.spool, Watcher: h.watcher, Log: h.log, Clock: h.clock, Aliases: aliases, Users: source, Agent: a,
+		Rescan: h.rescan, Syncer: h.syncer, OnFlush: onFlush,
+	})
+}
+
+// assemble puts a service together that is one process and serves as one uid.
+func assemble(c *config.Config, s *spooldir.Spool, log *maillog.Log) (*service, error) {
+	v := &service{half: newHalf(c, s, log, append(queue.States(), spooldir.Remote)...)}
 	source, any := users(c)
 	aliases := forward.NewAliasFile(c.Aliases...)
 	aliasUser := c.AliasUser
@@ -107,31 +136,10 @@ func assemble(c *config.Config, s *spooldir.Spool, log *maillog.Log) (*service, 
 	}
 	own := &agent.Own{
 		UID: os.Geteuid(), Any: any, MinUID: c.MinUID, Mailbox: c.Mailbox, Forwards: c.Forward,
-		Limit: c.CommandTime, HostName: host, Aliases: aliases, AliasUser: aliasUser,
+		Limit: c.CommandTime, HostName: v.host, Aliases: aliases, AliasUser: aliasUser,
 	}
-	schedule := retry.Schedule{Min: c.RetryMin, Max: c.RetryMax, Expire: c.Expire}
-	clock := states.SystemClock{}
-
-	hosts, err := smarthost.ParseHosts(c.Smarthost, c.Port)
-	if err != nil {
-		log.ConfigProblem(c.File, 0, err.Error())
-	}
-	v.relay = relay.New(relay.Options{
-		Spool: s, Watcher: v.watcher, Log: log, Clock: clock, Retry: schedule, Syncer: v.syncer,
-		Deliverer: deliverer(c, host, hosts, source, log), Rewriter: rewriter(c, host, log),
-		HostName: host, Concurrency: c.Concurrency, Rescan: rescan,
-	})
-	v.queue = queue.New(queue.Options{
-		Config: queue.Config{
-			HostName: host, LocalDomains: append([]string{host}, c.LocalDomains...), NullClient: c.NullClient,
-			Relay:     func() error { return noRelay(c) },
-			AliasUser: aliasUser, FullBounce: c.FullBounce,
-			Retry: schedule, DelayNotice: c.DelayNotice,
-			MinFree: func() int64 { return floor(c, s) },
-		},
-		Spool: s, Watcher: v.watcher, Log: log, Clock: clock, Aliases: aliases, Users: source, Agent: own,
-		Rescan: rescan, Syncer: v.syncer, OnFlush: v.relay.Flush,
-	})
+	v.relay = v.newRelay(source)
+	v.queue = v.newQueue(source, own, aliases, aliasUser, v.relay.Flush)
 	for _, state := range []spooldir.State{spooldir.Tempfail, spooldir.Permfail, spooldir.Sent} {
 		v.relay.Ringing(state, v.watcher.Bell(state))
 	}
