@@ -24,6 +24,7 @@ import (
 // The events. Each has a method of the same meaning.
 const (
 	EventStarted          = "started"           // a process has begun its work
+	EventSandboxed        = "sandboxed"         // a process has given up what it does not need
 	EventStopped          = "stopped"           // a process ends in good order
 	EventSubmitted        = "submitted"         // a message was accepted from a user
 	EventQueued           = "queued"            // a committed message is in the queue
@@ -60,9 +61,15 @@ func New(l *slog.Logger) *Log {
 	return &Log{l: l}
 }
 
-// Observed returns a Log like l that tells f of every Delivery before it writes
-// it.
-func Observed(l *Log, f func(Delivery)) *Log { return &Log{l: l.l, observe: f} }
+// Observed returns a Log like l that also tells f of every Delivery before it
+// writes it.
+func Observed(l *Log, f func(Delivery)) *Log {
+	if first := l.observe; first != nil {
+		second := f
+		f = func(d Delivery) { first(d); second(d) }
+	}
+	return &Log{l: l.l, observe: f}
+}
 
 func (l *Log) info(event string, attrs ...slog.Attr)  { l.log(slog.LevelInfo, event, attrs) }
 func (l *Log) warn(event string, attrs ...slog.Attr)  { l.log(slog.LevelWarn, event, attrs) }
@@ -75,6 +82,12 @@ func (l *Log) log(level slog.Level, event string, attrs []slog.Attr) {
 // Started says that a process of the given role works on spool.
 func (l *Log) Started(role string, pid int, spool string) {
 	l.info(EventStarted, slog.String("role", role), slog.Int("pid", pid), slog.String("spool", spool))
+}
+
+// Sandboxed says what a process of the given role has given up: a Report of
+// package sandbox as one line.
+func (l *Log) Sandboxed(role, report string) {
+	l.info(EventSandboxed, slog.String("role", role), slog.String("report", report))
 }
 
 // Stopped says that the process ends in good order, and why.

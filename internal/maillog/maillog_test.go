@@ -37,6 +37,7 @@ func logTo(b *bytes.Buffer) *Log { return New(slog.New(atNoon{NewHandler(b, nil)
 // everything calls each method at least once.
 func everything(l *Log) {
 	l.Started("queue", 4711, "/var/spool/dma")
+	l.Sandboxed("queue", "no_new_privs=yes landlock=abi7 seccomp=yes")
 	l.Submitted("01AB", "alice@example.org", 1000, 2048, 3)
 	l.Queued("01AB", "", 2048, 3)
 	l.Moved("01AB", 1, "bob@example.net", "new", "remote", "")
@@ -99,8 +100,17 @@ func TestGolden(t *testing.T) {
 
 func TestNilLogger(t *testing.T) { everything(New(nil)) }
 
+func TestObserved(t *testing.T) {
+	var got []string
+	observer := func(name string) func(Delivery) { return func(d Delivery) { got = append(got, name+d.ID) } }
+	Observed(Observed(New(nil), observer("first")), observer("second")).Delivery(Delivery{ID: "X"})
+	if want := []string{"firstX", "secondX"}; !slices.Equal(got, want) {
+		t.Errorf("observed %q, want %q", got, want)
+	}
+}
+
 func TestLevels(t *testing.T) {
-	for level, want := range map[slog.Level]int{slog.LevelInfo: 26, slog.LevelWarn: 13, slog.LevelError: 5} {
+	for level, want := range map[slog.Level]int{slog.LevelInfo: 27, slog.LevelWarn: 13, slog.LevelError: 5} {
 		var b bytes.Buffer
 		everything(New(slog.New(NewHandler(&b, level))))
 		if got := strings.Count(b.String(), "\n"); got != want {
