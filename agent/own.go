@@ -28,7 +28,10 @@ type Own struct {
 	Aliases   *forward.AliasFile
 	AliasUser string // runs commands and writes files of the aliases
 
+	MailFile *os.File // the mailbox, opened by somebody who may; nil: it is opened here
+
 	reader forward.Reader
+	groups forward.GroupFiles
 }
 
 // Serves implements Agent.
@@ -58,6 +61,7 @@ func (a *Own) Forward(ctx context.Context, u passwd.User, detail string) (forwar
 	return a.reader.Read(ctx, forward.ReadOptions{
 		Paths: forward.Paths(a.Forwards, u.Name, u.Home, detail),
 		Home:  u.Home, UID: a.owner(u),
+		Alone: func(gid int) (bool, error) { return a.groups.Alone(a.owner(u), gid) },
 	})
 }
 
@@ -206,13 +210,14 @@ func (a *Own) place(u passwd.User, j *Job) (place, error) {
 			return place{}, fmt.Errorf("user %s has no home directory, and MAILBOX %s needs one", u.Name, a.Mailbox)
 		}
 		if scheme == "mbox" {
-			return a.mbox(u, path), nil
+			return a.inbox(u, path), nil
 		}
 		return a.maildir(u, path, j.Detail), nil
 	case "pipe":
 		return place{name: "|" + rest, command: rest}, nil
 	}
-	return place{}, fmt.Errorf("MAILBOX %s is not supported yet; use mbox:PATH, maildir:PATH or pipe:COMMAND", a.Mailbox)
+	// It was put here by hand, or MAILBOX has changed.
+	return place{}, fmt.Errorf("MAILBOX %s is a server, which gets the mail from elsewhere than here", a.Mailbox)
 }
 
 func (a *Own) mbox(u passwd.User, path string) place {

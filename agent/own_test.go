@@ -23,6 +23,30 @@ type home struct {
 	own  *Own
 	user passwd.User
 	n    int
+
+	remote bool // what is to be done goes to another process
+}
+
+// everyWay runs a test with an agent that works by itself, and with one that
+// has it done elsewhere.
+func everyWay(t *testing.T, test func(t *testing.T, newHome func(*testing.T) *home)) {
+	for _, remote := range []bool{false, true} {
+		t.Run(map[bool]string{false: "own", true: "remote"}[remote], func(t *testing.T) {
+			test(t, func(t *testing.T) *home {
+				h := newHome(t)
+				h.remote = remote
+				return h
+			})
+		})
+	}
+}
+
+// agent returns the agent, with the settings that h.own has now.
+func (h *home) agent() Agent {
+	if h.remote {
+		return newRemote(h.t, h.own, h.user)
+	}
+	return h.own
 }
 
 func newHome(t *testing.T) *home {
@@ -76,7 +100,7 @@ func (h *home) deliver(jobs ...*Job) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	var done []*Job
-	h.own.Deliver(ctx, h.user, jobs, func(j *Job) { done = append(done, j) })
+	h.agent().Deliver(ctx, h.user, jobs, func(j *Job) { done = append(done, j) })
 	if !slices.Equal(done, jobs) {
 		h.t.Errorf("answered for %v, want %v", done, jobs)
 	}
@@ -123,15 +147,17 @@ func TestServes(t *testing.T) {
 	}
 }
 
-func TestForward(t *testing.T) {
+func TestForward(t *testing.T) { everyWay(t, testForward) }
+
+func testForward(t *testing.T, newHome func(*testing.T) *home) {
 	h := newHome(t)
-	if r, err := h.own.Forward(t.Context(), h.user, "d"); err != nil || r.Forwards() {
+	if r, err := h.agent().Forward(t.Context(), h.user, "d"); err != nil || r.Forwards() {
 		t.Errorf("without a .forward: %+v, %v", r, err)
 	}
 	h.write(".forward", "x@remote.test")
 	h.write(".forward+d", "y@remote.test")
 	for detail, want := range map[string]string{"": "x@remote.test", "d": "y@remote.test", "other": "x@remote.test"} {
-		r, err := h.own.Forward(t.Context(), h.user, detail)
+		r, err := h.agent().Forward(t.Context(), h.user, detail)
 		if err != nil || len(r.Targets) != 1 || r.Targets[0].Value != want {
 			t.Errorf("+%s: %+v, %v", detail, r, err)
 		}
@@ -139,7 +165,7 @@ func TestForward(t *testing.T) {
 	if err := os.Chmod(filepath.Join(h.dir, ".forward"), 0o666); err != nil {
 		t.Fatal(err)
 	}
-	if r, err := h.own.Forward(t.Context(), h.user, ""); err == nil || r.Forwards() {
+	if r, err := h.agent().Forward(t.Context(), h.user, ""); err == nil || r.Forwards() {
 		t.Errorf("anybody may write to it: %+v, %v", r, err)
 	}
 
@@ -148,14 +174,16 @@ func TestForward(t *testing.T) {
 	h.own.UID = 999
 	system := h.user
 	system.UID = 999
-	if r, err := h.own.Forward(t.Context(), system, ""); err != nil || r.Forwards() {
+	if r, err := h.agent().Forward(t.Context(), system, ""); err != nil || r.Forwards() {
 		t.Errorf("below MINUID: %+v, %v", r, err)
 	}
 }
 
 // TestListed: a file or a command is touched only if its owner lists it now,
 // in the place that is said to list it.
-func TestListed(t *testing.T) {
+func TestListed(t *testing.T) { everyWay(t, testListed) }
+
+func testListed(t *testing.T, newHome func(*testing.T) *home) {
 	for _, test := range []struct {
 		name    string
 		forward []string
@@ -233,7 +261,9 @@ func TestListed(t *testing.T) {
 
 // TestBatch: messages for one place share its session, others have their own;
 // the order is kept, and what one cannot do, the next can.
-func TestBatch(t *testing.T) {
+func TestBatch(t *testing.T) { everyWay(t, testBatch) }
+
+func testBatch(t *testing.T, newHome func(*testing.T) *home) {
 	h := newHome(t)
 	h.write(".forward", h.dir+"/box", `"|cat >> `+h.dir+`/out"`)
 	jobs := []*Job{
@@ -309,7 +339,9 @@ func TestSamePlace(t *testing.T) {
 	}
 }
 
-func TestMailboxes(t *testing.T) {
+func TestMailboxes(t *testing.T) { everyWay(t, testMailboxes) }
+
+func testMailboxes(t *testing.T, newHome func(*testing.T) *home) {
 	for _, test := range []struct {
 		mailbox string
 		detail  string
@@ -357,7 +389,9 @@ func TestMailboxes(t *testing.T) {
 }
 
 // TestCommand: what a command is told, and what its end means.
-func TestCommand(t *testing.T) {
+func TestCommand(t *testing.T) { everyWay(t, testCommand) }
+
+func testCommand(t *testing.T, newHome func(*testing.T) *home) {
 	h := newHome(t)
 	line := `printf '%s\n' "$USER" "$SENDER" "$RECIPIENT" "$ORIGINAL_RECIPIENT" "$LOCAL" "$EXTENSION" "$DOMAIN" "$(pwd -P)" > env; cat > out`
 	h.write(".forward", forward.Target{Kind: forward.Command, Value: line}.String(), `"|exit 75"`, `"|exit 67"`)
@@ -389,13 +423,15 @@ func TestCommand(t *testing.T) {
 }
 
 // TestStopped: jobs that the end of the process has cut off say so.
-func TestStopped(t *testing.T) {
+func TestStopped(t *testing.T) { everyWay(t, testStopped) }
+
+func testStopped(t *testing.T, newHome func(*testing.T) *home) {
 	h := newHome(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	jobs := []*Job{h.job(spooldir.Mailbox, "", ""), h.job(spooldir.Mailbox, "", "")}
 	answered := 0
-	h.own.Deliver(ctx, h.user, jobs, func(j *Job) {
+	h.agent().Deliver(ctx, h.user, jobs, func(j *Job) {
 		answered++
 		if !errors.Is(j.Err, context.Canceled) {
 			t.Errorf("%v", j.Err)

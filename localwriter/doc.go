@@ -45,7 +45,8 @@
 //
 // As Debian policy 11.6 has it, fcntl(2) and then FILE.lock. The one is given
 // back when the other is taken, so that nobody waits for long while holding one.
-// Where the directory does not let us make FILE.lock, fcntl alone has to do.
+// Where the directory does not let us make FILE.lock, fcntl alone has to do, and
+// where everybody can make one, that of a stranger does not count.
 //
 // # Errors
 //

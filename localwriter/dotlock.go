@@ -6,8 +6,10 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -39,10 +41,11 @@ func dotlockMark(host string) string {
 
 func dotlockOwner(host string) string { return "dma " + printableLine(host, 255) + "\n" }
 
-// takeDotlock makes the lock file of a mailbox. The caller holds the kernel
-// lock. It reports false if somebody else has it; where the directory refuses
-// us, it returns the zero dotlock and true.
-func takeDotlock(mailbox, host string, now time.Time) (dotlock, bool, error) {
+// takeDotlock makes the lock file of a mailbox of uid. The caller holds the
+// kernel lock. It reports false if somebody else has it; where the directory
+// refuses us, or somebody who has no business with the mailbox keeps us out, it
+// returns the zero dotlock and true.
+func takeDotlock(mailbox, host string, uid int, now time.Time) (dotlock, bool, error) {
 	path := mailbox + ".lock"
 	for range 2 {
 		d, err := makeDotlock(path, host, now)
@@ -54,6 +57,9 @@ func takeDotlock(mailbox, host string, now time.Time) (dotlock, bool, error) {
 		case !errors.Is(err, fs.ErrExist):
 			return dotlock{}, false, err
 		}
+		if strangersLock(path, uid) {
+			return dotlock{}, true, nil
+		}
 		stale, err := removeStale(path, host, now)
 		switch {
 		case errors.Is(err, fs.ErrPermission):
@@ -63,6 +69,22 @@ func takeDotlock(mailbox, host string, now time.Time) (dotlock, bool, error) {
 		}
 	}
 	return dotlock{}, false, nil
+}
+
+// strangersLock reports whether a lock file was made by somebody else than root,
+// the owner of the mailbox and ourselves where everybody can make one: it would
+// be an easy way to keep another user's mail away.
+func strangersLock(path string, uid int) bool {
+	dir, err := os.Stat(filepath.Dir(path))
+	if err != nil || dir.Mode().Perm()&0o002 == 0 {
+		return false
+	}
+	info, err := os.Lstat(path)
+	if err != nil {
+		return false
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	return ok && st.Uid != 0 && int(st.Uid) != uid && int(st.Uid) != os.Geteuid()
 }
 
 // makeDotlock makes the lock file, which at no time is without its text: a kill
@@ -82,7 +104,7 @@ func makeDotlock(path, host string, now time.Time) (dotlock, error) {
 	}
 	mark := dotlockMark(host)
 	_, err = f.WriteString(mark)
-	if err = errors.Join(err, f.Close()); err == nil {
+	if err = errors.Join(err, f.Chmod(0o444), f.Close()); err == nil {
 		err = renameExclusive(unix.AT_FDCWD, first, unix.AT_FDCWD, path)
 	}
 	if err != nil {

@@ -16,8 +16,8 @@ import (
 // Mbox names an mbox file and how to open it.
 type Mbox struct {
 	// Path is the file. It has to be a regular file with one link, not reached
-	// by a symbolic link as its last element, owned by UID. It is made with mode
-	// 0600 if it does not exist.
+	// by a symbolic link as its last element, owned by UID. It is made if it
+	// does not exist.
 	Path string
 
 	// UID is who has to own the mailbox.
@@ -27,8 +27,12 @@ type Mbox struct {
 	// otherwise the kernel chooses it.
 	GID int
 
+	// Mode is the mode of a mailbox that is made; 0600 if 0.
+	Mode fs.FileMode
+
 	// File is the mailbox, already opened for reading and appending, for a
-	// process that may not open it itself. The session closes it.
+	// process that may not open it itself. It still has to stand at Path. The
+	// session closes it.
 	File *os.File
 
 	// LockWait is how long to wait for locks; 30 seconds if 0.
@@ -116,7 +120,7 @@ func (box Mbox) try(host string) (_ *lockedFile, holder string, err error) {
 	}()
 
 	l.f, l.created, err = box.open()
-	if errors.Is(err, errMoved) {
+	if errors.Is(err, errMoved) && box.File == nil {
 		return nil, "the file to stay in its place", nil
 	}
 	if err != nil {
@@ -135,12 +139,12 @@ func (box Mbox) try(host string) (_ *lockedFile, holder string, err error) {
 		}
 		l.flocked = true
 	}
-	l.dot, ok, err = takeDotlock(box.Path, host, box.sys.now())
+	l.dot, ok, err = takeDotlock(box.Path, host, box.UID, box.sys.now())
 	if err != nil || !ok {
 		return nil, box.Path + ".lock", err
 	}
 	// A reader may have replaced the file before it let go of the locks.
-	if err := box.verify(l.f); errors.Is(err, errMoved) {
+	if err := box.verify(l.f); errors.Is(err, errMoved) && box.File == nil {
 		return nil, "the file to stay in its place", nil
 	} else if err != nil {
 		return nil, "", err
@@ -222,6 +226,9 @@ func (box Mbox) create() (_ *os.File, created bool, err error) {
 	}
 	if err == nil && box.GID > 0 {
 		err = f.Chown(-1, box.GID)
+	}
+	if err == nil && box.Mode != 0 {
+		err = f.Chmod(box.Mode) // whatever the umask
 	}
 	if err != nil {
 		f.Close()

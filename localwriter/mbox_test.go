@@ -476,7 +476,7 @@ func TestDotlock(t *testing.T) {
 			path := mboxPath(t)
 			writeFile(t, path+".lock", test.content)
 			os.Chtimes(path+".lock", now.Add(-test.age), now.Add(-test.age))
-			d, ok, err := takeDotlock(path, host, now)
+			d, ok, err := takeDotlock(path, host, os.Geteuid(), now)
 			if err != nil || ok != test.taken {
 				t.Fatalf("taken %v, %v, want %v", ok, err, test.taken)
 			}
@@ -495,7 +495,7 @@ func TestDotlock(t *testing.T) {
 	}
 	// One that somebody else took over is not removed.
 	path := mboxPath(t)
-	d, _, _ := takeDotlock(path, host, now)
+	d, _, _ := takeDotlock(path, host, os.Geteuid(), now)
 	os.Remove(path + ".lock")
 	writeFile(t, path+".lock", "")
 	if err := d.release(); err != nil {
@@ -512,10 +512,10 @@ func TestDotlock(t *testing.T) {
 		if err := make(path + ".lock"); err != nil {
 			t.Fatal(err)
 		}
-		if _, ok, err := takeDotlock(path, host, now); ok || err != nil {
+		if _, ok, err := takeDotlock(path, host, os.Geteuid(), now); ok || err != nil {
 			t.Errorf("fresh: %v, %v", ok, err)
 		}
-		if _, ok, err := takeDotlock(path, host, now.Add(time.Hour)); !ok || err != nil {
+		if _, ok, err := takeDotlock(path, host, os.Geteuid(), now.Add(time.Hour)); !ok || err != nil {
 			t.Errorf("old: %v, %v", ok, err)
 		}
 	}

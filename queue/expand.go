@@ -9,7 +9,6 @@ import (
 	"os"
 
 	"dma/forward"
-	"dma/internal/address"
 	"dma/internal/dsn"
 	"dma/spooldir"
 )
@@ -179,11 +178,7 @@ func (q *Queue) deliveryAddress(r *spooldir.Recipient) string {
 	if r.Kind != spooldir.LocalUser {
 		return q.qualify(r.Address)
 	}
-	local := r.User
-	if r.Detail != "" {
-		local += "+" + r.Detail
-	}
-	return address.Address{Local: local, Domain: q.config.HostName}.String()
+	return userAddress(r.User, r.Detail, q.config.HostName)
 }
 
 // childRecipient turns a target into a recipient; /dev/null is none.

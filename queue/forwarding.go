@@ -110,14 +110,23 @@ func (q *Queue) forwardOne(ctx context.Context, u passwd.User, name spooldir.Nam
 		return err
 	}
 	if err != nil {
-		return q.settle(m, spooldir.Forwarding, []result{{n: name.N, to: spooldir.Tempfail, status: "4.3.5", reply: err.Error(), relay: "local"}})
+		trouble := q.forwardTrouble(u, detail, m, name.N, err)
+		return errors.Join(trouble, q.settle(m, spooldir.Forwarding, []result{{n: name.N, to: spooldir.Tempfail, status: forwardStatus, reply: err.Error(), relay: "local"}}))
 	}
-	if !found.Forwards() {
-		to := spooldir.Local
-		if q.config.LMTP {
-			to = spooldir.Remote
-		}
-		return q.settle(m, spooldir.Forwarding, []result{{n: name.N, to: to}})
+	q.forwardMended(u, detail)
+	switch {
+	case found.Forwards():
+	case !q.config.LMTP:
+		return q.settle(m, spooldir.Forwarding, []result{{n: name.N, to: spooldir.Local}})
+	case q.config.mailboxOf(r) == userAddress(u.Name, detail, q.config.HostName):
+		return q.settle(m, spooldir.Forwarding, []result{{n: name.N, to: spooldir.Remote}})
+	default:
+		// The server of the mailboxes knows names of accounts, and the net
+		// process does not.
+		return q.expand(m, name.N, spooldir.Forwarding, expansion{
+			targets: []forward.Target{{Kind: forward.Mailbox, Value: u.Name, Detail: detail}},
+			sender:  m.Sender, source: "forward", user: u.Name, detail: detail, reason: "mailbox of " + u.Name,
+		})
 	}
 	targets := forward.KeepOwn(found.Targets, u.Name, q.isLocal)
 	return q.expand(m, name.N, spooldir.Forwarding, expansion{

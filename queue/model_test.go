@@ -378,9 +378,10 @@ func (w *world) deliverLocal(jobs []*agent.Job, done func(*agent.Job)) {
 }
 
 // Deliver is the smarthost.
-func (w *world) Deliver(_ context.Context, m smarthost.Message) []smarthost.Outcome {
+func (w *world) Deliver(_ context.Context, m smarthost.Message, done func([]int, []smarthost.Outcome)) {
 	w.point()
 	out := make([]smarthost.Outcome, len(m.Recipients))
+	indices := make([]int, len(out))
 	for i, r := range m.Recipients {
 		k := key{m.ID, r.N}
 		what := fmt.Sprint(k)
@@ -401,10 +402,10 @@ func (w *world) Deliver(_ context.Context, m smarthost.Message) []smarthost.Outc
 		default:
 			w.serve(k)
 		}
-		out[i] = o
+		out[i], indices[i] = o, i
 	}
 	w.point()
-	return out
+	done(indices, out)
 }
 
 // Flush does nothing: the smarthost has no back-off.
@@ -774,7 +775,7 @@ func (w *world) learnMessage(m *spooldir.Message) {
 		}
 		w.addressee(m, parents[0])
 	}
-	if m.Kind() != spooldir.Child && m.Kind() != spooldir.Submitted && m.Recipients[0].Address == "postmaster" {
+	if m.Kind() != spooldir.Child && (m.Kind() != spooldir.Submitted || w.isNotice(m)) && m.Recipients[0].Address == "postmaster" {
 		w.reports[m.ID] = true
 	}
 	for i := range m.Recipients {
@@ -788,6 +789,18 @@ func (w *world) learnMessage(m *spooldir.Message) {
 		w.mu.Unlock()
 		w.order = append(w.order, e)
 	}
+}
+
+// isNotice reports whether m tells postmaster of a .forward. There is no such
+// message before mail has waited for long.
+func (w *world) isNotice(m *spooldir.Message) bool {
+	if m.Sender != "" || !strings.Contains(content(w.rt, m), "\nSubject: Mail for ") {
+		return false
+	}
+	if !slices.ContainsFunc(w.order, func(e *entity) bool { return m.Arrival.Sub(e.arrival) >= forwardNotice }) {
+		w.complain("postmaster is told of mail that has just come:\n%s", content(w.rt, m))
+	}
+	return true
 }
 
 // once checks that a name belongs to the file that the model knows: a message

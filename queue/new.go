@@ -50,7 +50,7 @@ func (q *Queue) handleNew(ctx context.Context, name spooldir.Name) (time.Time, e
 			q.fresh[m.ID] = true
 			q.mu.Unlock()
 		}
-		q.log.Queued(m.ID, m.Sender, m.ContentLength, len(m.Recipients))
+		q.log.Queued(m.ID, m.Sender, q.spool.SubmittedBy(m), m.ContentLength, len(m.Recipients))
 		e := spooldir.Entry{Time: q.clock.Now(), Event: spooldir.Queued, Owner: &m.Submitter}
 		if err := q.spool.AppendJournal(m.ID, false, e); err != nil {
 			q.trouble(spooldir.New, name, err)

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path"
 	"strings"
 	"sync"
 	"time"
@@ -65,6 +66,9 @@ type Queue struct {
 	released   map[string]map[int]time.Time // when recipients went from tempfail to new, by id and number
 	flushed    time.Time                    // what failed before is due
 	onFlush    func()
+	journals   deliveries
+	told       troubles
+	removed    map[string]bool   // names in local that are delivered, and that the full disk let go of no other way
 	unrecorded map[string]result // of names in local that are delivered, which the disk did not let anybody record
 	stopping   <-chan struct{}
 }
@@ -105,6 +109,7 @@ func New(o Options) *Queue {
 		users: o.Users, agent: o.Agent, watcher: o.Watcher, syncer: o.Syncer, onFlush: o.OnFlush,
 		started: time.Now(), fresh: make(map[string]bool), gathered: make(map[string]spooldir.Name),
 		released: make(map[string]map[int]time.Time), unrecorded: make(map[string]result),
+		told: make(troubles), removed: make(map[string]bool),
 	}
 	q.mover = states.NewMover(o.Spool, states.Queue, o.Syncer, q.moved)
 	q.forwarding = &states.Lanes[spooldir.Name]{
@@ -208,6 +213,7 @@ func (q *Queue) housekeeping(ctx context.Context) {
 		}
 		journals, err := q.spool.CleanJournals()
 		for _, c := range journals {
+			q.journals.forget(path.Base(c.File))
 			q.log.Cleaned(c.File + ": " + c.What)
 		}
 		if err != nil {
@@ -361,6 +367,9 @@ func (q *Queue) moved(name spooldir.Name, from, to spooldir.State, reason string
 	}
 	q.mu.Lock()
 	delete(q.unrecorded, name.String())
+	if from == spooldir.Local && to == states.Gone {
+		q.removed[name.String()] = true
+	}
 	q.mu.Unlock()
 	q.log.Moved(name.ID, name.N, name.Label(), string(from), goal, reason)
 	q.left(name.ID)
@@ -419,22 +428,8 @@ func (q *Queue) doubt(id string) {
 	delete(q.fresh, id)
 }
 
-// isLocal reports whether mail for an address belongs here, and for which
-// local part.
-func (q *Queue) isLocal(a address.Address) (string, bool) {
-	if q.config.NullClient {
-		return "", false
-	}
-	if a.Domain == "" || a.Domain == "localhost" {
-		return a.Local, true
-	}
-	for _, d := range q.config.LocalDomains {
-		if strings.EqualFold(d, a.Domain) {
-			return a.Local, true
-		}
-	}
-	return "", false
-}
+// isLocal is Config.IsLocal.
+func (q *Queue) isLocal(a address.Address) (string, bool) { return q.config.IsLocal(a) }
 
 // sameAddress compares two addresses the way loops are found: a missing domain
 // is the host name, and case does not matter.
@@ -442,12 +437,5 @@ func (q *Queue) sameAddress(a, b string) bool {
 	return strings.EqualFold(q.qualify(a), q.qualify(b))
 }
 
-// qualify adds the host name to an address without domain.
-func (q *Queue) qualify(addr string) string {
-	a, err := address.Parse(addr)
-	if err != nil || a.Domain != "" {
-		return addr
-	}
-	a.Domain = q.config.HostName
-	return a.String()
-}
+// qualify is Config.qualify.
+func (q *Queue) qualify(addr string) string { return q.config.qualify(addr) }

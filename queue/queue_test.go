@@ -357,6 +357,10 @@ func TestForwarding(t *testing.T) {
 	}{
 		{name: "none", to: "alice", want: "local"},
 		{name: "none, LMTP", to: "alice", lmtp: true, want: "remote"},
+		{name: "none, LMTP, detail", to: "alice+d@HOST.test", lmtp: true, want: "remote"},
+		{name: "none, LMTP, another spelling", to: "Alice@host.test", lmtp: true, want: "sent", kids: "mailbox alice"},
+		{name: "none, LMTP, another spelling with detail", to: "ALICE+d", lmtp: true, want: "sent", kids: "mailbox alice"},
+		{name: "own name, LMTP", to: "alice", lmtp: true, answer: forwardTo(t, "/f", `\alice`, "|cmd"), want: "sent", kids: "mailbox alice, command alice=cmd"},
 		{name: "trouble", to: "alice", err: errors.New("/home/alice/.forward: anybody may write to it"), want: "tempfail"},
 		{name: "addresses", to: "alice", answer: forwardTo(t, "/f", "x@remote.test", "bob"), want: "sent", kids: "address x@remote.test, address bob"},
 		{name: "own name", to: "alice", answer: forwardTo(t, "/f", "alice@host.test", "bob"), want: "sent", kids: "mailbox alice, address bob"},
@@ -376,7 +380,7 @@ func TestForwarding(t *testing.T) {
 			if got := f.where(name); got != test.want {
 				t.Errorf("it stands in %q, want %q", got, test.want)
 			}
-			_, detail, _ := strings.Cut(test.to, "+")
+			_, detail, _ := strings.Cut(strings.TrimSuffix(strings.ToLower(test.to), "@host.test"), "+")
 			if asked != "alice+"+detail {
 				t.Errorf("asked for %q", asked)
 			}
@@ -385,7 +389,7 @@ func TestForwarding(t *testing.T) {
 				m := f.open(spooldir.New, n)
 				r := m.Recipients[n.N-1]
 				kids = append(kids, describe(&r))
-				if (r.Kind == spooldir.File || r.Kind == spooldir.Command) && r.Detail != detail {
+				if (r.Kind == spooldir.File || r.Kind == spooldir.Command || r.Kind == spooldir.Mailbox) && r.Detail != detail {
 					t.Errorf("%s has the detail %q: its owner lists it for %q", n, r.Detail, detail)
 				}
 				f.spool.Remove(n, spooldir.New)
@@ -713,6 +717,32 @@ func TestExpiry(t *testing.T) {
 				t.Errorf("it expired with %+v", last)
 			}
 		}
+	}
+}
+
+// TestFutureArrival: mail that says that it comes from the future is as old as
+// the time since it was taken up.
+func TestFutureArrival(t *testing.T) {
+	f := newFixture(t, memory(t))
+	name := f.submit(spooldir.Envelope{
+		Sender: "s@remote.test", Arrival: f.clock.now.AddDate(300, 0, 0),
+		Recipients: []spooldir.Recipient{{Address: "a@remote.test", Notify: "DELAY,FAILURE"}},
+	}, "Subject: x\n\n")[0]
+	f.toTempfail(name, time.Hour)
+	for range 4 {
+		f.deferral(name, spooldir.Deferred, f.clock.now.Add(f.config.DelayNotice+time.Hour))
+	}
+	f.clock.advance(f.config.DelayNotice)
+	f.step(spooldir.Tempfail, name)
+	if got := f.names(spooldir.New); len(got) != 1 {
+		t.Errorf("new holds %v, want a notice of delay", got)
+	} else if text := content(t, f.open(spooldir.New, got[0])); !strings.Contains(text, "Will-Retry-Until: "+testStart.Add(testSchedule.Expire).Format("Mon, 02 Jan 2006")) {
+		t.Errorf("the notice says\n%s", text)
+	}
+	f.clock.advance(testSchedule.Expire)
+	f.step(spooldir.Tempfail, name)
+	if got := f.where(name); got != "permfail" {
+		t.Errorf("it stands in %q", got)
 	}
 }
 

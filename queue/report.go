@@ -82,12 +82,15 @@ func (q *Queue) report(m *spooldir.Message, numbers []int, id, to string, what d
 			case "", "none", "local", "forward", "list":
 				d.Diagnostic = "x-unix; " + last.Reply
 			default:
-				d.RemoteMTA = last.Relay
 				d.Diagnostic = "smtp; " + last.Reply
+				if byLMTP(last) {
+					break // it is no host that the sender could know
+				}
+				d.RemoteMTA = last.Relay
 			}
 		}
 		if what == dsn.Delayed {
-			d.WillRetryUntil = m.Arrival.Add(q.config.Retry.Expire)
+			d.WillRetryUntil = since(m, journal).Add(q.config.Retry.Expire)
 		}
 		r.Recipients = append(r.Recipients, d)
 	}

@@ -2,6 +2,7 @@ package queue
 
 import (
 	"errors"
+	"fmt"
 
 	"dma/spooldir"
 )
@@ -39,7 +40,7 @@ func (q *Queue) settle(m *spooldir.Message, from spooldir.State, results []resul
 					journal = &spooldir.Journal{}
 				}
 			}
-			e.Next = q.config.Retry.Next(m.ID, journal.Attempts(r.n)+1, m.Arrival, now)
+			e.Next = q.config.Retry.Next(m.ID, journal.Attempts(r.n)+1, since(m, journal), now)
 		case spooldir.Permfail:
 			e.Event = spooldir.Failed
 		default:
@@ -61,25 +62,54 @@ func (q *Queue) settle(m *spooldir.Message, from spooldir.State, results []resul
 		}
 	}
 	var errs []error
+	var removed []int
 	for _, r := range results {
-		err := q.mover.Move(m.Name(r.n), from, r.to, r.reply)
+		name := m.Name(r.n)
+		err := q.mover.Move(name, from, r.to, r.reply)
 		if err != nil && !errors.Is(err, spooldir.ErrGone) {
 			errs = append(errs, err)
 		}
+		q.mu.Lock()
+		if q.removed[name.String()] {
+			delete(q.removed, name.String())
+			removed = append(removed, r.n)
+		}
+		q.mu.Unlock()
+	}
+	if len(removed) > 0 {
+		q.endRemoved(m, removed)
 	}
 	return errors.Join(errs...)
+}
+
+// endRemoved does what handleSent does for recipients that never came there: the
+// full disk let their names only be removed. A report that the disk has no room
+// for either is not made.
+func (q *Queue) endRemoved(m *spooldir.Message, numbers []int) {
+	reports, err := q.successWanted(m, numbers)
+	if err == nil {
+		var drafts []*spooldir.Draft
+		drafts, err = q.reportSuccess(m, reports)
+		defer closeAll(drafts)
+	}
+	if err != nil {
+		q.trouble(spooldir.Local, m.Name(numbers[0]), fmt.Errorf("no report of success: %w", err))
+	}
+	if err := q.last(m); err != nil {
+		q.trouble(spooldir.Local, m.Name(numbers[0]), err)
+	}
 }
 
 // delivered sorts out the recipients that the journal says are delivered,
 // moves them to sent and returns the others.
 func (q *Queue) delivered(m *spooldir.Message, state spooldir.State, numbers []int) ([]int, error) {
-	journal, err := q.history(m)
+	is, err := q.journals.of(q.spool, m.ID)
 	if err != nil {
 		return nil, err
 	}
 	rest := numbers[:0]
 	for _, n := range numbers {
-		if !journal.Delivered(n) {
+		if !is(n) {
 			rest = append(rest, n)
 			continue
 		}

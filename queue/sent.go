@@ -30,16 +30,10 @@ func (q *Queue) handleSent(ctx context.Context, name spooldir.Name) (time.Time, 
 			return time.Time{}, err
 		}
 	}
-	for kind, wanted := range reports {
-		draft, err := q.commitReport(m, wanted, spooldir.Success, kind)
-		if err != nil {
-			return time.Time{}, err
-		}
-		defer draft.Close()
-		e := spooldir.Entry{Time: q.clock.Now(), Event: spooldir.Reported, Recipients: wanted, Reply: "report " + draft.ID()}
-		if err := q.spool.AppendJournal(m.ID, false, e); err != nil {
-			q.trouble(spooldir.Sent, name, err)
-		}
+	drafts, err := q.reportSuccess(m, reports)
+	defer closeAll(drafts)
+	if err != nil {
+		return time.Time{}, err
 	}
 	for _, n := range numbers {
 		if err := q.release(m.Name(n), spooldir.Sent, "done"); err != nil && !errors.Is(err, spooldir.ErrGone) {
@@ -52,6 +46,29 @@ func (q *Queue) handleSent(ctx context.Context, name spooldir.Name) (time.Time, 
 		}
 	}
 	return time.Time{}, q.last(m)
+}
+
+// reportSuccess commits the reports that successWanted has found, and returns
+// their drafts, which hold their locks until the names have gone.
+func (q *Queue) reportSuccess(m *spooldir.Message, reports map[dsn.Kind][]int) (drafts []*spooldir.Draft, err error) {
+	for kind, wanted := range reports {
+		draft, err := q.commitReport(m, wanted, spooldir.Success, kind)
+		if err != nil {
+			return drafts, err
+		}
+		drafts = append(drafts, draft)
+		e := spooldir.Entry{Time: q.clock.Now(), Event: spooldir.Reported, Recipients: wanted, Reply: "report " + draft.ID()}
+		if err := q.spool.AppendJournal(m.ID, false, e); err != nil {
+			q.trouble(spooldir.Sent, m.Name(wanted[0]), err)
+		}
+	}
+	return drafts, nil
+}
+
+func closeAll(drafts []*spooldir.Draft) {
+	for _, d := range drafts {
+		d.Close()
+	}
 }
 
 // release removes a name at the end of its way.
@@ -70,6 +87,7 @@ func (q *Queue) last(m *spooldir.Message) error {
 	delete(q.gathered, m.ID)
 	delete(q.released, m.ID)
 	q.mu.Unlock()
+	q.journals.forget(m.ID)
 	return q.spool.RemoveJournal(m.ID)
 }
 
@@ -96,7 +114,7 @@ func (q *Queue) successWanted(m *spooldir.Message, numbers []int) (map[dsn.Kind]
 		switch {
 		case last.Event == spooldir.Expanded && last.Relay != "list":
 			kind = dsn.Expanded
-		case last.Event == spooldir.Delivered && last.Relay != "local":
+		case last.Event == spooldir.Delivered && last.Relay != "local" && !byLMTP(last):
 			kind = dsn.Relayed
 		case last.Event != spooldir.Delivered && last.Event != spooldir.Expanded:
 			continue
@@ -112,7 +130,7 @@ func (q *Queue) logAttempt(m *spooldir.Message, e *spooldir.Entry, n int) {
 	r := &m.Recipients[n-1]
 	d := maillog.Delivery{
 		ID: m.ID, N: n, From: m.Sender, To: r.Address, OrigTo: r.Original,
-		Relay: e.Relay, Delay: e.Time.Sub(m.Arrival), DSN: e.Status, Reply: e.Reply, Next: e.Next,
+		Relay: e.Relay, Delay: max(e.Time.Sub(m.Arrival), 0), DSN: e.Status, Reply: e.Reply, Next: e.Next,
 	}
 	switch e.Event {
 	case spooldir.Delivered:

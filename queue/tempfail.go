@@ -26,7 +26,8 @@ func (q *Queue) handleTempfail(ctx context.Context, name spooldir.Name) (time.Ti
 	if err != nil {
 		return time.Time{}, err
 	}
-	now := q.clock.Now()
+	q.recallTroubles(journal, numbers)
+	now, arrival := q.clock.Now(), since(m, journal)
 	q.mu.Lock()
 	flushed, released := q.flushed, q.released[m.ID]
 	q.mu.Unlock()
@@ -44,13 +45,13 @@ func (q *Queue) handleTempfail(ctx context.Context, name spooldir.Name) (time.Ti
 		} else if back {
 			// It is here again, and the disk did not let anybody record why.
 			// Without a rest it would be tried again and again.
-			at = q.config.Retry.Next(m.ID, 2, m.Arrival, tried)
+			at = q.config.Retry.Next(m.ID, 2, arrival, tried)
 		}
 		switch {
-		case q.config.Retry.Expired(m.Arrival, now, journal.Attempts(n)):
+		case q.config.Retry.Expired(arrival, now, journal.Attempts(n)):
 			r := result{n: n, to: spooldir.Permfail, status: "5.4.7", reply: "gave up: too old", relay: "none"}
 			if last != nil {
-				r.reply, r.relay = "gave up after "+age(now.Sub(m.Arrival))+"; last: "+last.Reply, last.Relay
+				r.reply, r.relay = "gave up after "+age(now.Sub(arrival))+"; last: "+last.Reply, last.Relay
 			}
 			expired = append(expired, r)
 			continue
@@ -86,6 +87,18 @@ func (q *Queue) handleTempfail(ctx context.Context, name spooldir.Name) (time.Ti
 	return next, nil
 }
 
+// since is the time from which the age of a message counts: its arrival, and no
+// later than when it was taken up. The arrival is the submitter's word, and mail
+// from the future would never be too old.
+func since(m *spooldir.Message, journal *spooldir.Journal) time.Time {
+	for i := range journal.Entries {
+		if e := &journal.Entries[i]; e.Event == spooldir.Queued && e.Time.Before(m.Arrival) {
+			return e.Time
+		}
+	}
+	return m.Arrival
+}
+
 // releasing notes that names of a message go back to new now. The map is never
 // changed once it is handed out.
 func (q *Queue) releasing(id string, names []spooldir.Name, now time.Time) {
@@ -104,11 +117,11 @@ func (q *Queue) releasing(id string, names []spooldir.Name, now time.Time) {
 // isLate reports whether the sender asked to hear of a delay of recipient n
 // and is to hear of it now.
 func (q *Queue) isLate(m *spooldir.Message, journal *spooldir.Journal, n int, now time.Time) bool {
-	if q.config.DelayNotice == 0 || m.Sender == "" || now.Sub(m.Arrival) < q.config.DelayNotice || journal.Has(spooldir.Noticed, n) {
+	if q.config.DelayNotice == 0 || m.Sender == "" || now.Sub(since(m, journal)) < q.config.DelayNotice {
 		return false
 	}
 	notify, err := dsn.ParseNotify(m.Recipients[n-1].Notify)
-	return err == nil && notify&dsn.Delay != 0
+	return err == nil && notify&dsn.Delay != 0 && !noticed(journal, n, "")
 }
 
 // age is a duration for people: days, hours or minutes.

@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -24,30 +23,27 @@ import (
 	"dma/smarthost"
 	"dma/spooldir"
 	"dma/states"
-
-	"github.com/emersion/go-smtp"
 )
-
-// Deliverer hands one message to the next hop and says what became of each
-// recipient, in the order of the message's recipients. smarthost.Relay is one.
-type Deliverer interface {
-	Deliver(ctx context.Context, m smarthost.Message) []smarthost.Outcome
-	Flush() // forget back-off
-	Close() // say goodbye to idle peers
-}
 
 // Options are the parts that New puts together.
 type Options struct {
-	Spool       *spooldir.Spool
-	Watcher     *spooldir.Watcher // watches Remote
-	Log         *maillog.Log
-	Clock       states.Clock
-	Retry       retry.Schedule
-	Deliverer   Deliverer
-	Rewriter    *rewrite.Rewriter // of senders; nil: they stay as they are
-	HostName    string            // added to addresses without domain
-	Concurrency int               // messages in hand at a time
-	Rescan      time.Duration     // between scans that nothing rang for
+	Spool     *spooldir.Spool
+	Watcher   *spooldir.Watcher // watches Remote
+	Log       *maillog.Log
+	Clock     states.Clock
+	Retry     retry.Schedule
+	Deliverer Deliverer         // to other hosts
+	Rewriter  *rewrite.Rewriter // of senders; nil: they stay as they are
+	HostName  string            // added to addresses without domain
+
+	// Mailboxes, if not nil, is the server of this machine's mailboxes, and takes
+	// the recipients that Mailbox knows an address there for.
+	Mailboxes Deliverer
+	Mailbox   func(*spooldir.Recipient) (addr string, ok bool)
+
+	Concurrency int           // messages in hand at a time
+	Share       int           // of these, those that one destination may have; 0: all
+	Rescan      time.Duration // between scans that nothing rang for
 	Syncer      *spooldir.Syncer
 }
 
@@ -56,6 +52,7 @@ type Relay struct {
 	o     Options
 	mover *states.Mover
 	loop  *states.Loop
+	turns *turns
 
 	mu         sync.Mutex
 	unrecorded map[string]bool // names that are delivered, which the disk did not let anybody record
@@ -64,11 +61,13 @@ type Relay struct {
 // New makes a Relay. The caller holds the lock of the net role.
 func New(o Options) *Relay {
 	r := &Relay{o: o, unrecorded: make(map[string]bool)}
+	bell := o.Watcher.Bell(spooldir.Remote)
+	r.turns = newTurns(o.Share, bell.Ring)
 	r.mover = states.NewMover(o.Spool, states.Net, o.Syncer, r.moved)
 	r.loop = &states.Loop{
-		Spool: o.Spool, State: spooldir.Remote, Bell: o.Watcher.Bell(spooldir.Remote), Clock: o.Clock,
+		Spool: o.Spool, State: spooldir.Remote, Bell: bell, Clock: o.Clock,
 		Handle: r.handle, Parallel: o.Concurrency, Rescan: o.Rescan,
-		Foreign: r.foreign,
+		Foreign: r.foreign, Also: r.turns.busy,
 		Trouble: func(_ spooldir.State, name spooldir.Name, err error) {
 			if name.ID != "" {
 				err = fmt.Errorf("%s: %w", name.Ref(), err)
@@ -85,7 +84,11 @@ func (r *Relay) Ringing(state spooldir.State, bell *spooldir.Bell) { r.mover.Rin
 
 // Run works until ctx ends.
 func (r *Relay) Run(ctx context.Context) error {
-	defer r.o.Deliverer.Close()
+	defer func() {
+		for _, d := range r.deliverers() {
+			d.Close()
+		}
+	}()
 	return r.loop.Run(ctx)
 }
 
@@ -93,7 +96,18 @@ func (r *Relay) Run(ctx context.Context) error {
 func (r *Relay) Idle() bool { return r.loop.Idle() }
 
 // Flush forgets the back-off of all destinations.
-func (r *Relay) Flush() { r.o.Deliverer.Flush() }
+func (r *Relay) Flush() {
+	for _, d := range r.deliverers() {
+		d.Flush()
+	}
+}
+
+func (r *Relay) deliverers() []Deliverer {
+	if r.o.Mailboxes == nil {
+		return []Deliverer{r.o.Deliverer}
+	}
+	return []Deliverer{r.o.Deliverer, r.o.Mailboxes}
+}
 
 func (r *Relay) moved(name spooldir.Name, from, to spooldir.State, reason string) {
 	r.mu.Lock()
@@ -108,6 +122,8 @@ func (r *Relay) moved(name spooldir.Name, from, to spooldir.State, reason string
 
 // handle hands one message over, for all its recipients that stand in remote.
 func (r *Relay) handle(ctx context.Context, name spooldir.Name) (time.Time, error) {
+	visit := r.turns.begin(name.ID)
+	defer r.turns.end(visit, name)
 	m, err := r.o.Spool.OpenAny(spooldir.Remote, name)
 	var corrupt *spooldir.CorruptError
 	switch {
@@ -124,18 +140,28 @@ func (r *Relay) handle(ctx context.Context, name spooldir.Name) (time.Time, erro
 	if err != nil || len(numbers) == 0 {
 		return time.Time{}, err
 	}
-	start := r.o.Clock.Now()
-	var outcomes []smarthost.Outcome
-	if order, err := r.message(m, numbers); err == nil {
-		outcomes = r.o.Deliverer.Deliver(ctx, order)
-	} else {
-		outcomes = untried(len(numbers), err)
+	h := &handling{r: r, m: m, journal: journal, start: r.o.Clock.Now(), visit: visit}
+	var remote, mailboxes []int
+	for _, n := range numbers {
+		if r.isMailbox(&m.Recipients[n-1]) {
+			mailboxes = append(mailboxes, n)
+		} else {
+			remote = append(remote, n)
+		}
 	}
-	if len(outcomes) != len(numbers) {
-		panic(states.Fatal{Reason: fmt.Sprintf("message %s: %d outcomes for %d recipients", m.ID, len(outcomes), len(numbers))})
+	var orders []order
+	if len(mailboxes) > 0 {
+		orders = append(orders, r.mailboxOrder(m, mailboxes))
 	}
-	numbers, outcomes = decided(ctx, numbers, outcomes)
-	return time.Time{}, r.settle(m, journal, numbers, outcomes, start)
+	if len(remote) > 0 {
+		message, err := r.message(m, remote)
+		if err != nil {
+			h.settle(ctx, remote, untried(len(remote), err))
+		} else {
+			orders = append(orders, order{r.o.Deliverer, message})
+		}
+	}
+	return time.Time{}, h.carryOut(ctx, orders)
 }
 
 // quarantine moves a file that cannot be a message to corrupt and says so once.
@@ -184,8 +210,9 @@ func (r *Relay) gather(ctx context.Context, m *spooldir.Message) ([]int, *spoold
 		switch {
 		case journal.Delivered(n), r.isUnrecorded(m.Name(n)):
 			err = r.mover.Move(m.Name(n), spooldir.Remote, spooldir.Sent, "the journal says delivered")
-		case m.Recipients[n-1].Kind != spooldir.Address:
-			// A hand has put it here: no other host is to get it.
+		case r.isLocal(&m.Recipients[n-1]):
+			// A hand has put it here, or MAILBOX was lmtp: when it came: no other
+			// host is to get it.
 			err = r.mover.Move(m.Name(n), spooldir.Remote, spooldir.Tempfail, "a local recipient")
 		default:
 			rest = append(rest, n)
@@ -205,15 +232,6 @@ func names(m *spooldir.Message, numbers []int) []spooldir.Name {
 	return out
 }
 
-// untried are the outcomes of n recipients of a message that trouble of our own
-// keeps here.
-func untried(n int, err error) []smarthost.Outcome {
-	return slices.Repeat([]smarthost.Outcome{{
-		Verdict: smarthost.Tempfail, Command: "rewriting",
-		Reply: smtp.SMTPError{EnhancedCode: smtp.EnhancedCode{4, 3, 5}, Message: strings.Map(printable, err.Error())},
-	}}, n)
-}
-
 // printable maps what has no place in one printable line to a blank.
 func printable(c rune) rune {
 	if !unicode.IsPrint(c) {
@@ -222,12 +240,17 @@ func printable(c rune) rune {
 	return c
 }
 
-// message makes the order for the next hop. An error is temporary.
-func (r *Relay) message(m *spooldir.Message, numbers []int) (smarthost.Message, error) {
-	out := smarthost.Message{
+// asItIs returns a message without recipients.
+func asItIs(m *spooldir.Message) smarthost.Message {
+	return smarthost.Message{
 		ID: m.ID, Sender: m.Sender, Content: m, Size: m.ContentLength,
 		EightBit: m.EightBit, UTF8: m.UTF8, Return: m.Return, EnvelopeID: m.EnvelopeID,
 	}
+}
+
+// message makes what other hosts get. An error is temporary.
+func (r *Relay) message(m *spooldir.Message, numbers []int) (smarthost.Message, error) {
+	out := asItIs(m)
 	for _, n := range numbers {
 		rcpt := &m.Recipients[n-1]
 		out.Recipients = append(out.Recipients, smarthost.Recipient{
@@ -240,6 +263,7 @@ func (r *Relay) message(m *spooldir.Message, numbers []int) (smarthost.Message, 
 	err := r.o.Rewriter.Reload()
 	if err == nil {
 		out.Sender = r.o.Rewriter.Envelope(m.Sender)
+		out.Rewritten = out.Sender != m.Sender
 		out.Content, out.Size, err = r.o.Rewriter.Header(m, m.ContentLength)
 	}
 	return out, err
@@ -289,6 +313,11 @@ func (r *Relay) settle(m *spooldir.Message, journal *spooldir.Journal, numbers [
 	goals := make([]spooldir.State, len(numbers))
 	shared := false
 	for i, n := range numbers {
+		if outcomes[i].Verdict == smarthost.Sent {
+			r.remember(m.Name(n), true)
+		}
+	}
+	for i, n := range numbers {
 		v := r.decide(m, journal, n, &outcomes[i], now)
 		goals[i] = v.to
 		entries = spooldir.Merge(entries, v.entry)
@@ -304,22 +333,26 @@ func (r *Relay) settle(m *spooldir.Message, journal *spooldir.Journal, numbers [
 	var errs []error
 	for i, n := range numbers {
 		err := r.mover.Move(m.Name(n), spooldir.Remote, goals[i], outcomes[i].Text())
-		if err != nil && !errors.Is(err, spooldir.ErrGone) {
+		switch {
+		case errors.Is(err, spooldir.ErrGone):
+			r.remember(m.Name(n), false)
+		case err != nil:
 			errs = append(errs, err)
-			if goals[i] == spooldir.Sent {
-				r.remember(m.Name(n))
-			}
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// remember keeps in memory that a name is delivered which could not be moved:
-// it is moved later, and not delivered again.
-func (r *Relay) remember(name spooldir.Name) {
+// remember keeps in memory that a name is delivered, until it is moved: if it
+// cannot be, it is not delivered again meanwhile.
+func (r *Relay) remember(name spooldir.Name, delivered bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.unrecorded[name.String()] = true
+	if delivered {
+		r.unrecorded[name.String()] = true
+	} else {
+		delete(r.unrecorded, name.String())
+	}
 }
 
 func (r *Relay) isUnrecorded(name spooldir.Name) bool {

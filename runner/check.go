@@ -1,12 +1,16 @@
 package runner
 
 import (
+	"context"
 	"fmt"
 	"os"
-	"strings"
+	"path/filepath"
+	"syscall"
+	"time"
 
 	"dma/forward"
 	"dma/internal/config"
+	"dma/internal/passwd"
 	"dma/smarthost"
 	"dma/spooldir"
 )
@@ -16,6 +20,10 @@ import (
 func runCheck(c *call) error {
 	if err := c.noArguments("check"); err != nil {
 		return err
+	}
+	// The credentials are looked at: none may end up in a core.
+	if err := syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{}); err != nil {
+		return fmt.Errorf("limit of cores: %w", err)
 	}
 	problems := 0
 	say := func(format string, args ...any) {
@@ -36,9 +44,6 @@ func runCheck(c *call) error {
 	if _, err := smarthost.ParseHosts(c.config.Smarthost, c.config.Port); err != nil {
 		say("SMARTHOST: %v", err)
 	}
-	if strings.HasPrefix(c.config.Mailbox, "lmtp:") {
-		say("MAILBOX %s: LMTP is not supported yet, and local mail waits; use mbox:, maildir: or pipe:", c.config.Mailbox)
-	}
 	if err := noRelay(c.config); err != nil {
 		say("%v", err)
 	}
@@ -54,10 +59,23 @@ func runCheck(c *call) error {
 			say("USERS: %v", err)
 		}
 	}
+	source, _ := users(c.config)
+	files := &fileCheck{
+		config: c.config, users: source, uid: os.Geteuid(), reader: os.Geteuid(), net: -1, now: time.Now(),
+		state:   filepath.Join(c.config.SpoolDir, spooldir.LockDir, smarthost.RefusalFile),
+		problem: func(p config.Problem) { say("%v", p) },
+		note:    func(text string) { fmt.Fprintln(c.stdio.Out, text) },
+	}
 	s, err := spooldir.Open(c.config.SpoolDir)
 	if err != nil {
 		say("%v", err)
 	} else {
+		files.uid, files.reader = s.Owner(), s.Owner()
+		if s.Shared() {
+			if u, err := passwd.System().Lookup(context.Background(), spooldir.NetUser); err == nil {
+				files.reader, files.net = u.UID, u.GID
+			}
+		}
 		if s.Owner() != os.Geteuid() && os.Geteuid() != 0 {
 			say("spool %s belongs to uid %d, and this is uid %d", s.Path(), s.Owner(), os.Geteuid())
 		}
@@ -68,6 +86,7 @@ func runCheck(c *call) error {
 			say("%v", err)
 		}
 	}
+	files.run(context.Background())
 	if problems > 0 {
 		return exitf(exitConfig, "%s found", count(problems, "problem"))
 	}

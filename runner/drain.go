@@ -7,6 +7,7 @@ import (
 	"os"
 	"time"
 
+	"dma/internal/door"
 	"dma/internal/maillog"
 	"dma/spooldir"
 )
@@ -140,14 +141,15 @@ func committed(s *spooldir.Spool) (map[string]bool, error) {
 }
 
 // runFlush asks for an attempt at everything that waits. A service makes it;
-// without one this process does.
+// without one this process does. Who may not do that asks the service over its
+// socket.
 func runFlush(c *call) error {
 	if err := c.noArguments("flush"); err != nil {
 		return err
 	}
 	s, err := c.open()
 	if err != nil {
-		return err
+		return c.byDoor(err, door.Client.Flush)
 	}
 	if err := s.RequestFlush(); err != nil {
 		return fmt.Errorf("flush: %w", err)

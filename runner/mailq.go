@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"iter"
 	"sort"
 	"strings"
 	"time"
 	"unicode"
 
+	"dma/internal/door"
 	"dma/spooldir"
 )
 
@@ -28,7 +30,12 @@ type waiting struct {
 	Next      *time.Time `json:"next,omitempty"`
 	Status    string     `json:"status,omitempty"`
 	Reason    string     `json:"reason,omitempty"`
+
+	submitter int // uid that handed the message in, nobody for one of dma's own
 }
+
+// nobody is the submitter of what no user handed in.
+const nobody = -1
 
 // runMailq lists what waits.
 func runMailq(c *call) error {
@@ -39,11 +46,22 @@ func runMailq(c *call) error {
 		}
 		asJSON = true
 	}
+	var list []waiting
 	s, err := c.open()
-	if err != nil {
-		return err
+	if err == nil {
+		list, err = listQueue(s)
+	} else {
+		err = c.byDoor(err, func(client door.Client) error {
+			return client.List(func(entry []byte) error {
+				var w waiting
+				if err := json.Unmarshal(entry, &w); err != nil {
+					return fmt.Errorf("an entry of the queue: %w", err)
+				}
+				list = append(list, w)
+				return nil
+			})
+		})
 	}
-	list, err := listQueue(s)
 	if err != nil {
 		return err
 	}
@@ -57,6 +75,58 @@ func runMailq(c *call) error {
 		return nil
 	}
 	return printQueue(c.stdio.Out, list)
+}
+
+// byDoor lets the service do, over its socket, what this process may not do on
+// the spool itself, and err says why it may not.
+func (c *call) byDoor(err error, ask func(door.Client) error) error {
+	path := c.config.Door()
+	if path == "" {
+		return err
+	}
+	asked := ask(door.Client{Path: path})
+	if asked == nil {
+		return nil
+	}
+	code := exitTempfail
+	var refusal *door.Refusal
+	if errors.As(asked, &refusal) {
+		if refusal.Kind == door.Denied {
+			code = exitNoPerm
+		}
+		return exitf(code, "%w", refusal)
+	}
+	var exit *exitError
+	switch {
+	case errors.As(err, &exit):
+		code, err = exit.code, exit.err
+	case errors.Is(err, fs.ErrPermission):
+		code = exitNoPerm
+	}
+	return exitf(code, "%w; nor by the socket of the service: %w", err, asked)
+}
+
+// submittedBy returns the door's look at the queue. A user sees the messages
+// that he handed in, and of them only these: what aliases and .forward files of
+// others made of them is not his to know.
+func submittedBy(s *spooldir.Spool) func(uid int, all bool) (iter.Seq[[]byte], error) {
+	return func(uid int, all bool) (iter.Seq[[]byte], error) {
+		list, err := listQueue(s)
+		if err != nil {
+			return nil, err
+		}
+		return func(yield func([]byte) bool) {
+			for i := range list {
+				if !all && list[i].submitter != uid {
+					continue
+				}
+				// Strings, numbers and times within their range: no error.
+				if entry, err := json.Marshal(&list[i]); err == nil && !yield(entry) {
+					return
+				}
+			}
+		}, nil
+	}
 }
 
 // listQueue reads the queue: every recipient once, though names move.
@@ -73,6 +143,9 @@ func listQueue(s *spooldir.Spool) ([]waiting, error) {
 			return nil, err
 		}
 		if ok {
+			for _, text := range []*string{&w.Recipient, &w.Sender, &w.Status, &w.Reason} {
+				*text = printable(*text)
+			}
 			list = append(list, w)
 		}
 	}
@@ -115,6 +188,7 @@ func describe(s *spooldir.Spool, p spooldir.Place, journals map[string]*spooldir
 	w := waiting{
 		ID: p.Name.ID, N: p.Name.N, Name: p.Name.String(), State: string(p.State),
 		Recipient: r.Label(), Sender: m.Sender, Size: m.ContentLength, Arrival: m.Arrival,
+		submitter: submitter(s, m),
 	}
 	j := journals[m.ID]
 	if j == nil {
@@ -136,10 +210,18 @@ func describe(s *spooldir.Spool, p spooldir.Place, journals map[string]*spooldir
 	return w, true, nil
 }
 
+// submitter returns who handed a message in, nobody for one of dma's own.
+func submitter(s *spooldir.Spool, m *spooldir.Message) int {
+	if m.Kind() != spooldir.Submitted {
+		return nobody
+	}
+	return s.SubmittedBy(m)
+}
+
 // unreadable is what is listed for a file that cannot be read: it is shown,
 // not passed over, since somebody has to look at it.
 func unreadable(p spooldir.Place, err error) waiting {
-	return waiting{ID: p.Name.ID, N: p.Name.N, Name: p.Name.String(), State: string(p.State), Recipient: p.Name.String(), Reason: err.Error()}
+	return waiting{ID: p.Name.ID, N: p.Name.N, Name: p.Name.String(), State: string(p.State), Recipient: p.Name.String(), Reason: err.Error(), submitter: nobody}
 }
 
 // printQueue prints the listing for people: a line a message, a line a

@@ -2,8 +2,11 @@ package runner
 
 import (
 	"context"
+	"fmt"
 	"os"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"dma/internal/config"
@@ -32,6 +35,51 @@ func TestPasswordCommand(t *testing.T) {
 		if err != nil && strings.Contains(err.Error(), "half") {
 			t.Errorf("the error tells the secret: %v", err)
 		}
+	}
+}
+
+// TestPasswordCommandHome: the home is that of the account, whatever the program
+// that has started this one had in its environment.
+func TestPasswordCommandHome(t *testing.T) {
+	t.Setenv("HOME", "/somebody/else")
+	file := t.TempDir() + "/passwd"
+	c := config.Default()
+	c.PasswordCmd = `echo "home: ${HOME-none}"`
+	for line, want := range map[string]string{
+		fmt.Sprintf("me:x:%d:1:/:/home/of/me:/bin/sh\n", os.Geteuid()): "home: /home/of/me",
+		"other:x:4242:4242::/:/bin/sh\n":                               "home: none",
+	} {
+		if err := os.WriteFile(file, []byte(line), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := passwordCommand(c, passwd.File(file))(context.Background(), "me", "h"); got != want || err != nil {
+			t.Errorf("%q, %v; want %q", got, err, want)
+		}
+	}
+	c.TokenUser = "me"
+	if _, err := passwordCommand(c, passwd.File(t.TempDir()))(context.Background(), "me", "h"); err == nil {
+		t.Error("ran without knowing whose it is")
+	}
+}
+
+// TestPasswordCommandChild: a command may leave a process behind that holds its
+// output open.
+func TestPasswordCommandChild(t *testing.T) {
+	file := t.TempDir() + "/pid"
+	got, err := askPassword(context.Background(), "sleep 300 & echo $! >"+file+"; echo secret", "", "me", "h")
+	if got != "secret" || err != nil {
+		t.Errorf("%q, %v", got, err)
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Errorf("the process is not left alone: %v", err)
 	}
 }
 

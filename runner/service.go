@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -15,12 +16,14 @@ import (
 	"dma/agent"
 	"dma/forward"
 	"dma/internal/config"
+	"dma/internal/door"
 	"dma/internal/maillog"
 	"dma/internal/metrics"
 	"dma/internal/passwd"
 	"dma/internal/retry"
 	"dma/queue"
 	"dma/relay"
+	"dma/smarthost"
 	"dma/spooldir"
 	"dma/states"
 )
@@ -51,6 +54,7 @@ type service struct {
 	*half
 	queue *queue.Queue
 	relay *relay.Relay
+	door  *os.File // the listening socket of the second door, or nil
 }
 
 // logTo returns the log for a process with the given standard error: a line
@@ -105,21 +109,52 @@ func newHalf(c *config.Config, s *spooldir.Spool, log *maillog.Log, watched ...s
 	return h
 }
 
+// newDoor makes the server of the second door.
+func (h *half) newDoor() *door.Server {
+	return door.New(door.Options{
+		Spool: h.spool, HostName: h.host, MinFree: func() int64 { return floor(h.config, h.spool) },
+		List: submittedBy(h.spool), Log: h.log,
+	})
+}
+
 // newQueue makes the queue process's part. onFlush is called when everything is
 // to be tried now.
 func (h *half) newQueue(source passwd.Source, a agent.Agent, aliases *forward.AliasFile, aliasUser string, onFlush func()) *queue.Queue {
 	c := h.config
+	mail := localMail(c, h.host)
+	mail.Relay = func() error { return noRelay(c) }
+	mail.AliasUser, mail.FullBounce = aliasUser, c.FullBounce
+	mail.Retry, mail.DelayNotice = h.retry, c.DelayNotice
+	mail.MinFree = func() int64 { return floor(c, h.spool) }
 	return queue.New(queue.Options{
-		Config: queue.Config{
-			HostName: h.host, LocalDomains: append([]string{h.host}, c.LocalDomains...), NullClient: c.NullClient,
-			Relay:     func() error { return noRelay(c) },
-			AliasUser: aliasUser, FullBounce: c.FullBounce,
-			Retry: h.retry, DelayNotice: c.DelayNotice,
-			MinFree: func() int64 { return floor(c, h.spool) },
-		},
-		Spool: h.spool, Watcher: h.watcher, Log: h.log, Clock: h.clock, Aliases: aliases, Users: source, Agent: a,
+		Config: mail, Spool: h.spool, Watcher: h.watcher, Log: h.log, Clock: h.clock, Aliases: aliases, Users: source, Agent: a,
 		Rescan: h.rescan, Syncer: h.syncer, OnFlush: onFlush,
 	})
+}
+
+// localMail says which mail stays on this host, and how its mailboxes are served.
+func localMail(c *config.Config, host string) queue.Config {
+	return queue.Config{
+		HostName: host, LocalDomains: append([]string{host}, c.LocalDomains...), NullClient: c.NullClient,
+		LMTP: strings.HasPrefix(c.Mailbox, lmtpScheme),
+	}
+}
+
+const lmtpScheme = "lmtp:"
+
+// mailboxes is the way to the server that MAILBOX names, nil if it names none.
+func (h *half) mailboxes() relay.Deliverer {
+	address, ok := strings.CutPrefix(h.config.Mailbox, lmtpScheme)
+	if !ok {
+		return nil
+	}
+	r, err := smarthost.NewLMTP(address, smarthost.Config{Name: h.host, Concurrency: h.config.Concurrency})
+	if err != nil {
+		// The configuration has been read, and lets nothing else pass.
+		h.log.ConfigProblem(h.config.File, 0, "MAILBOX: "+err.Error())
+		return nil
+	}
+	return r
 }
 
 // assemble puts a service together that is one process and serves as one uid.
@@ -138,7 +173,7 @@ func assemble(c *config.Config, s *spooldir.Spool, log *maillog.Log) (*service, 
 		UID: os.Geteuid(), Any: any, MinUID: c.MinUID, Mailbox: c.Mailbox, Forwards: c.Forward,
 		Limit: c.CommandTime, HostName: v.host, Aliases: aliases, AliasUser: aliasUser,
 	}
-	v.relay = v.newRelay(source)
+	v.relay = v.newRelay(passwordCommand(c, source))
 	v.queue = v.newQueue(source, own, aliases, aliasUser, v.relay.Flush)
 	for _, state := range []spooldir.State{spooldir.Tempfail, spooldir.Permfail, spooldir.Sent} {
 		v.relay.Ringing(state, v.watcher.Bell(state))
@@ -179,6 +214,9 @@ func (v *service) run(ctx context.Context) error {
 	var relayed error
 	group.Go(func() { relayed = part("net", v.relay.Run) })
 	group.Go(func() { v.writeMetrics(ctx) })
+	if v.door != nil {
+		group.Go(func() { _ = part(door.Role, func(ctx context.Context) error { return v.newDoor().Serve(ctx, v.door) }) })
+	}
 	queued := part("queue", v.queue.Run)
 	group.Wait()
 	return errors.Join(queued, relayed, v.syncer.Flush())
@@ -258,6 +296,12 @@ func runService(c *call) error {
 	v, err := assemble(c.config, s, log)
 	if err != nil {
 		return err
+	}
+	if c.config.Socket != "" {
+		if v.door, err = door.Listen(c.config.Socket); err != nil {
+			return err
+		}
+		defer v.door.Close()
 	}
 	log.Started("service", os.Getpid(), s.Path())
 	err = v.run(ctx)

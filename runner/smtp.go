@@ -2,6 +2,7 @@ package runner
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,7 +13,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -23,9 +23,10 @@ import (
 
 // The bounds of an SMTP dialog on standard input.
 const (
-	smtpIdle  = 5 * time.Minute  // waiting for the client (RFC 5321 4.5.3.2.7)
-	smtpHand  = 10 * time.Minute // what dma may take for a message
-	smtpRcpts = 10000
+	smtpIdle    = 5 * time.Minute  // waiting for a command, or for more of a message (RFC 5321 4.5.3.2.7)
+	smtpMessage = time.Hour        // a whole message
+	smtpHand    = 10 * time.Minute // what dma may take for a message
+	smtpRcpts   = 10000
 )
 
 // runSMTP speaks SMTP on standard input and output (sendmail -bs). What it
@@ -40,7 +41,7 @@ func runSMTP(c *call) error {
 		return fmt.Errorf("smtp: %w", err)
 	}
 	host, _ := c.config.HostName()
-	conn := &stdioConn{in: c.stdio.In, out: c.stdio.Out, done: make(chan struct{})}
+	conn := newStdioConn(c.stdio.In, c.stdio.Out)
 	server := smtp.NewServer(smtp.BackendFunc(func(*smtp.Conn) (smtp.Session, error) {
 		return &submission{dma: filepath.Join(filepath.Dir(self), "dma"), file: c.file, conn: conn}, nil
 	}))
@@ -64,6 +65,7 @@ type submission struct {
 	file   string // of the configuration, as given
 	sender string
 	to     []string
+	size   int // octets of to as arguments
 }
 
 // Mail takes the sender. It is checked here, so that a bad one is refused when
@@ -87,8 +89,27 @@ func (s *submission) Rcpt(to string, _ *smtp.RcptOptions) error {
 	if err != nil {
 		return &smtp.SMTPError{Code: 501, EnhancedCode: smtp.EnhancedCode{5, 1, 3}, Message: err.Error()}
 	}
-	s.to = append(s.to, a.String())
+	// A program can be started with so many arguments and no more; the client
+	// sends the rest in another transaction (RFC 5321 4.5.3.1.10).
+	name := a.String()
+	if s.size+argSize(name) > argRoom() {
+		return &smtp.SMTPError{Code: 452, EnhancedCode: smtp.EnhancedCode{4, 5, 3}, Message: "Too many recipients for one message"}
+	}
+	s.size += argSize(name)
+	s.to = append(s.to, name)
 	return nil
+}
+
+// argSize is what an argument costs: its octets, their end, and a pointer.
+func argSize(arg string) int { return len(arg) + 9 }
+
+// argsTaken is what the environment and the other arguments cost.
+func argsTaken() int {
+	n := 16 << 10
+	for _, v := range os.Environ() {
+		n += argSize(v)
+	}
+	return n
 }
 
 // Data hands the message to dma, once it is complete: dma takes the end of its
@@ -103,8 +124,11 @@ func (s *submission) Data(r io.Reader) error {
 	if err := os.Remove(body.Name()); err != nil {
 		return temporary(err)
 	}
-	if _, err := io.Copy(body, r); err != nil {
-		return err
+	s.conn.within(smtpMessage)
+	_, err = io.Copy(body, r)
+	s.conn.without()
+	if err != nil {
+		return temporary(err)
 	}
 	if s.conn.ended.Load() {
 		return temporary(errors.New("the connection ended within the message"))
@@ -124,7 +148,7 @@ func (s *submission) Data(r io.Reader) error {
 	cmd.Stdin = body
 	var said bytes.Buffer
 	cmd.Stderr = &limited{w: &said, room: 1024}
-	return reply(cmd.Run(), said.String())
+	return reply(withArgRoom(s.size, cmd.Run), said.String())
 }
 
 // reply turns the end of dma into a reply.
@@ -136,6 +160,8 @@ func reply(err error, said string) error {
 		return nil
 	case errors.As(err, &exit) && (exit.ExitCode() == 65 || exit.ExitCode() == 64):
 		return &smtp.SMTPError{Code: 554, EnhancedCode: smtp.EnhancedCode{5, 6, 0}, Message: printable(line)}
+	case errors.As(err, &exit) && exit.ExitCode() == exitNoPerm:
+		return &smtp.SMTPError{Code: 550, EnhancedCode: smtp.EnhancedCode{5, 7, 1}, Message: printable(cmp.Or(line, "not allowed"))}
 	}
 	if line == "" {
 		line = err.Error()
@@ -148,7 +174,7 @@ func temporary(err error) error {
 }
 
 // Reset forgets the transaction.
-func (s *submission) Reset() { s.sender, s.to = "", nil }
+func (s *submission) Reset() { s.sender, s.to, s.size = "", nil, 0 }
 
 // Logout ends the session.
 func (s *submission) Logout() error { return nil }
@@ -166,72 +192,3 @@ func (l *limited) Write(p []byte) (int, error) {
 	}
 	return len(p), nil
 }
-
-// oneConn is a listener with a single connection; it ends when that is closed.
-type oneConn struct {
-	conn  *stdioConn
-	given bool
-}
-
-func (l *oneConn) Accept() (net.Conn, error) {
-	if !l.given {
-		l.given = true
-		return l.conn, nil
-	}
-	<-l.conn.done
-	return nil, net.ErrClosed
-}
-
-func (l *oneConn) Close() error   { return nil }
-func (l *oneConn) Addr() net.Addr { return stdioAddr{} }
-
-// stdioConn is standard input and output as a connection.
-type stdioConn struct {
-	in     io.Reader
-	out    io.Writer
-	done   chan struct{}
-	closed bool
-	ended  atomic.Bool // a Read has failed: nothing more comes
-}
-
-func (c *stdioConn) Read(p []byte) (int, error) {
-	n, err := c.in.Read(p)
-	if err != nil {
-		c.ended.Store(true)
-	}
-	return n, err
-}
-
-func (c *stdioConn) Write(p []byte) (int, error) { return c.out.Write(p) }
-
-func (c *stdioConn) Close() error {
-	if !c.closed {
-		c.closed = true
-		close(c.done)
-	}
-	return nil
-}
-
-func (c *stdioConn) LocalAddr() net.Addr  { return stdioAddr{} }
-func (c *stdioConn) RemoteAddr() net.Addr { return stdioAddr{} }
-
-// deadline sets a deadline where the stream has any: pipes and sockets do.
-func deadline(stream any, t time.Time) error {
-	if d, ok := stream.(interface{ SetDeadline(time.Time) error }); ok {
-		if err := d.SetDeadline(t); err != nil && !errors.Is(err, os.ErrNoDeadline) {
-			return err
-		}
-	}
-	return nil
-}
-
-func (c *stdioConn) SetDeadline(t time.Time) error {
-	return errors.Join(deadline(c.in, t), deadline(c.out, t))
-}
-func (c *stdioConn) SetReadDeadline(t time.Time) error  { return deadline(c.in, t) }
-func (c *stdioConn) SetWriteDeadline(t time.Time) error { return deadline(c.out, t) }
-
-type stdioAddr struct{}
-
-func (stdioAddr) Network() string { return "stdio" }
-func (stdioAddr) String() string  { return "stdin" }

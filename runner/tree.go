@@ -5,14 +5,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
+	"time"
 
 	"dma/agent"
 	"dma/forward"
 	"dma/internal/address"
 	"dma/internal/config"
+	"dma/internal/maillog"
 	"dma/internal/passwd"
+	"dma/smarthost"
 )
 
 // The bounds of a tree.
@@ -35,6 +39,12 @@ type verifier struct {
 	owner  int  // of the spool
 	known  bool // owner is
 	all    bool // the caller may see every .forward
+
+	router  *smarthost.Router // nil until mail for another host comes up
+	routes  map[string]route  // by domain
+	noRoute error             // why there are none
+	sender  string            // for which they are
+	until   time.Time         // the end of all questions to the DNS
 
 	out   *bufio.Writer
 	lines int
@@ -143,17 +153,79 @@ func (v *verifier) address(w way, label string, a address.Address) {
 	b.name(w.indent, label, local, forward.Target{})
 }
 
-// remote prints where mail for another host goes.
+// The bounds of asking the DNS for the hosts of domains.
+const (
+	dnsTime    = 10 * time.Second // one name
+	dnsTimeAll = 30 * time.Second // all of them
+)
+
+// remote prints where mail for another host goes. Each domain is asked for once.
 func (v *verifier) remote(w way, label string, a address.Address) {
-	if err := noRelay(v.config); err != nil {
-		v.say(w, label, "remote, %s", v.trouble(err))
+	if v.router == nil {
+		v.openRoutes()
+	}
+	key := strings.ToLower(a.Domain)
+	route, ok := v.routes[key]
+	if !ok {
+		if v.noRoute != nil {
+			route.err = v.noRoute
+		} else {
+			ctx, cancel := context.WithDeadline(v.ctx, v.until)
+			route.text, route.err = v.router.Describe(ctx, v.sender, a.String())
+			cancel()
+		}
+		v.routes[key] = route
+	}
+	var e *smarthost.Error
+	switch {
+	case errors.As(route.err, &e) && e.Permanent():
+		v.returned = true
+		v.say(w, label, "remote, the mail is returned: %v", e.Err)
+	case errors.As(route.err, &e):
+		v.say(w, label, "remote, %s", v.trouble(e.Err))
+	case route.err != nil:
+		v.say(w, label, "remote, %s", v.trouble(route.err))
+	default:
+		v.say(w, label, "remote, %s", route.text)
+	}
+}
+
+// openRoutes gets ready what says where mail for other hosts goes. Where that
+// depends on the sender, it is the caller.
+func (v *verifier) openRoutes() {
+	c := v.config
+	v.routes = make(map[string]route)
+	hosts, err := smarthost.ParseHosts(c.Smarthost, c.Port)
+	if err != nil && len(hosts) == 0 {
+		v.noRoute = err
+	}
+	cfg := routes(c, v.host, hosts, nil)
+	cfg.Timeouts.Lookup = dnsTime
+	v.router = smarthost.NewRouter(cfg)
+	v.until = time.Now().Add(dnsTimeAll)
+	if c.SenderRelay == "" {
 		return
 	}
-	if len(v.config.Smarthost) == 0 {
-		v.say(w, label, "remote, to the mail exchangers of %s", a.Domain)
+	u, err := v.users.LookupID(v.ctx, v.caller)
+	if errors.Is(err, passwd.ErrUnknown) {
+		return // nobody with a relay
+	}
+	if err != nil {
+		v.noRoute = fmt.Errorf("which relay it is depends on the sender: %w", err)
 		return
 	}
-	v.say(w, label, "remote, by way of the smarthost %s", strings.Join(v.config.Smarthost, ", "))
+	senders := rewriter(c, v.host, maillog.New(slog.New(slog.DiscardHandler)))
+	if err := senders.Reload(); err != nil {
+		v.noRoute = err
+		return
+	}
+	v.sender = senders.Envelope(address.Address{Local: u.Name, Domain: v.host}.String())
+}
+
+// route is where the mail for a domain goes, or why it does not.
+type route struct {
+	text string
+	err  error
 }
 
 // find looks a user up whom a target names, and prints a node if there is none
@@ -245,8 +317,12 @@ func (v *verifier) mailbox(w way, label, kept string, u passwd.User, detail stri
 	switch {
 	case scheme == "pipe":
 		v.say(w, label, "%smailbox, command %s, as %s", kept, rest, u.Name)
-	case scheme != "mbox" && scheme != "maildir":
-		v.say(w, label, "%s%s", kept, v.trouble(fmt.Errorf("MAILBOX %s is not supported yet; give it one of the forms mbox:PATH, maildir:PATH, pipe:COMMAND", v.config.Mailbox)))
+	case scheme == "lmtp":
+		name := u.Name
+		if detail != "" {
+			name += "+" + detail
+		}
+		v.say(w, label, "%smailbox %s, by LMTP to %s", kept, address.Address{Local: name, Domain: v.host}, rest)
 	case path == "":
 		v.say(w, label, "%s%s", kept, v.trouble(fmt.Errorf("user %s has no home directory, and MAILBOX %s needs one", u.Name, v.config.Mailbox)))
 	case scheme == "mbox":

@@ -134,14 +134,8 @@ func (c *call) verifier(ctx context.Context) (*verifier, error) {
 
 // isLocal is the decision of the queue whether mail for a belongs here.
 func (v *verifier) isLocal(a address.Address) (string, bool) {
-	switch {
-	case v.config.NullClient:
-		return "", false
-	case a.Domain == "", a.Domain == "localhost", strings.EqualFold(a.Domain, v.host),
-		slices.ContainsFunc(v.config.LocalDomains, func(d string) bool { return strings.EqualFold(d, a.Domain) }):
-		return a.Local, true
-	}
-	return "", false
+	c := localMail(v.config, v.host)
+	return c.IsLocal(a)
 }
 
 // qualify returns a with the host name where it has no domain, in the form in

@@ -90,6 +90,12 @@ alice+work: maildir DIR/home/alice/Maildir/, or its folder work
 		{"pipe", "MAILBOX pipe:/usr/bin/procmail -d", nil, "alice", 0, `
 alice: mailbox, command /usr/bin/procmail -d, as alice
 `},
+		{"LMTP", "MAILBOX lmtp:/run/lmtp", map[string]string{"aliases": "a: \\\\bob"}, "alice, Alice+work, a", 0, `
+alice: mailbox alice@demo.example, by LMTP to /run/lmtp
+Alice+work: mailbox alice+work@demo.example, by LMTP to /run/lmtp
+a: alias
+  \bob (DIR/aliases:1): kept copy, mailbox bob@demo.example, by LMTP to /run/lmtp
+`},
 		{"remote", "", nil, "joe@example.org", 0, `
 joe@example.org: remote, by way of the smarthost mail.example.net:587
 `},

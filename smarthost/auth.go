@@ -111,7 +111,7 @@ func (s *Session) auth(ctx context.Context) error {
 	if isRefused(err) && s.cfg.Credentials.refused(l, err) {
 		fresh, again := s.cfg.Credentials.lookup(ctx, s.peer.host)
 		if again != nil || fresh == nil || fresh.secret.equal(l.secret) {
-			return err
+			return neutral(err, l.user)
 		}
 		if err = s.login(list, fresh); isRefused(err) {
 			s.cfg.Credentials.refused(fresh, err)
@@ -121,7 +121,56 @@ func (s *Session) auth(ctx context.Context) error {
 	if err == nil {
 		s.cfg.Credentials.accepted(l)
 	}
-	return err
+	return neutral(err, l.user)
+}
+
+// neutral returns an error of a login in words that the sender of a message may
+// see: what the peer says may name the login.
+func neutral(err error, user string) error {
+	var e *Error
+	if !errors.As(err, &e) {
+		return err
+	}
+	fit := *e
+	const instead = "the relay refuses our login"
+	switch {
+	case e.Reply != nil && names(e.Reply.Message, user):
+		reply := *e.Reply
+		reply.Message = instead
+		fit.Reply = &reply
+	case e.Reply == nil && e.refused && names(e.Err.Error(), user):
+		fit.Err = errors.New(instead)
+	}
+	return &fit
+}
+
+// names reports whether a text has the name of a user as a word of its own, or the
+// local part of a name that is an address, as it is or in base64.
+func names(text, user string) bool {
+	text, user = text+" "+strings.Join(decoded(text), " "), strings.ToLower(user)
+	words := []string{user}
+	if local, _, ok := strings.Cut(user, "@"); ok && local != "" {
+		words = append(words, local)
+	}
+	letter := func(c byte) bool {
+		return 'a' <= c && c <= 'z' || '0' <= c && c <= '9' || c >= 0x80
+	}
+	text = strings.ToLower(text)
+	for _, w := range words {
+		for at := 0; ; {
+			i := strings.Index(text[at:], w)
+			if i < 0 {
+				break
+			}
+			i += at
+			end := i + len(w)
+			if (i == 0 || !letter(text[i-1])) && (end == len(text) || !letter(text[end])) {
+				return true
+			}
+			at = i + 1
+		}
+	}
+	return false
 }
 
 // login tries mechanisms until the peer takes or refuses the login. Only where it
@@ -235,13 +284,21 @@ func repeats(text string, said []string) bool {
 	if has(text) {
 		return true
 	}
-	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
-	for word := range strings.FieldsFuncSeq(text, func(r rune) bool { return !strings.ContainsRune(alphabet, r) }) {
-		// What cannot be decoded to its end is decoded as far as it goes.
-		b, _ := base64.RawStdEncoding.DecodeString(word)
-		if has(string(b)) {
+	for _, word := range decoded(text) {
+		if has(word) {
 			return true
 		}
 	}
 	return false
+}
+
+// decoded returns what the words of a text are if they are base64. What cannot be
+// decoded to its end is decoded as far as it goes.
+func decoded(text string) (list []string) {
+	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+	for word := range strings.FieldsFuncSeq(text, func(r rune) bool { return !strings.ContainsRune(alphabet, r) }) {
+		b, _ := base64.RawStdEncoding.DecodeString(word)
+		list = append(list, string(b))
+	}
+	return list
 }

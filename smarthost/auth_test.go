@@ -69,6 +69,10 @@ func TestMechanisms(t *testing.T) {
 		{"OAUTHBEARER refused", "me;AUTH=oauthbearer|relay.example:token", "hello AUTH OAUTHBEARER\nC: AUTH\nS: 334 " + b64(`{"status":"invalid_token"}`) + "\nL: AQ==\nS: 535 5.7.8 no", refused("SMTP error 535: no")},
 		{"XOAUTH2", "me;AUTH=XOAUTH2|relay.example:token", "hello AUTH PLAIN XOAUTH2\nL: AUTH XOAUTH2 " + b64("user=me\x01auth=Bearer token\x01\x01") + "\nS: 235 ok", ""},
 		{"XOAUTH2 refused", "me;AUTH=XOAUTH2|relay.example:token", "hello AUTH XOAUTH2\nC: AUTH\nS: 334 " + b64(`{"status":"401"}`) + "\nL: \r\nS: 535 5.7.8 no", refused("SMTP error 535: no")},
+		{"XOAUTH2, accepted after an error", "me;AUTH=XOAUTH2|relay.example:token", "hello AUTH XOAUTH2\nC: AUTH\nS: 334 " + b64(`{"status":"401"}`) + "\nL: \r\nS: 235 ok", refused("XOAUTH2: login refused: the relay describes an error and accepts the login after it")},
+		{"XOAUTH2, an error after an error", "me;AUTH=XOAUTH2|relay.example:token", "hello AUTH XOAUTH2\nC: AUTH\nS: 334 " + b64(`{"status":"401"}`) + "\nL: \r\nS: 334 " + b64(`{"status":"401"}`), refused("XOAUTH2: the relay asks for more than the mechanism has")},
+		{"XOAUTH2, an error that is no base64", "me;AUTH=XOAUTH2|relay.example:token", "hello AUTH XOAUTH2\nC: AUTH\nS: 334 {}", refused("XOAUTH2: the challenge is not in base64")},
+		{"XOAUTH2, the token comes back", "me;AUTH=XOAUTH2|relay.example:tokentoken", "hello AUTH XOAUTH2\nC: AUTH\nS: 334 " + b64(`{"status":"401"}`) + "\nL: \r\nS: 535 5.7.8 tokentoken is not valid", refused("SMTP error 535: (the reply repeats the secret and is not shown)")},
 		{"a token where nothing else is offered", "me|relay.example:token", "hello AUTH XOAUTH2\nL: AUTH XOAUTH2 " + b64("user=me\x01auth=Bearer token\x01\x01") + "\nS: 235 ok", ""},
 		{"the one that is wanted is not offered", "me;AUTH=SCRAM-SHA-256|relay.example:x", "hello AUTH PLAIN LOGIN", refused("the relay offers no AUTH mechanism that can be used: it has PLAIN LOGIN but SCRAM-SHA-256 is wanted")},
 		{"the strongest will not do, the next does", account, "hello AUTH CRAM-MD5 PLAIN\nL: AUTH CRAM-MD5\nS: 504 5.5.4 not really\nL: AUTH PLAIN\nS: 235 ok", ""},
@@ -290,7 +294,7 @@ func TestAuthServer(t *testing.T) {
 				Hosts: []Host{{IP: netip.MustParseAddr("127.0.0.1"), Port: port}}, RootCAs: testPKI().roots,
 				Credentials: NewCredentials(CredentialOptions{File: writeAuth(t, testUser+"|[127.0.0.1]:"+secret)}),
 			})
-			out := r.Deliver(t.Context(), testMessage(0, "a@x"))[0]
+			out := outcomes(t.Context(), r, testMessage(0, "a@x"))[0]
 			r.Close()
 			server.Close()
 			if ok := secret == testSecret; ok != (out.Verdict == Sent) || ok != (logins == 1) || out.TLS != "TLS1.3 verified" {
@@ -312,7 +316,7 @@ func TestRefusedLogin(t *testing.T) {
 		defer r.Close()
 		logins := func() int { return strings.Count(v.commands(), "AUTH") }
 		for range 240 {
-			out := r.Deliver(t.Context(), testMessage(0, "a@x"))[0]
+			out := outcomes(t.Context(), r, testMessage(0, "a@x"))[0]
 			if out.Verdict != Tempfail || out.Status() != "4.7.8" || !strings.Contains(out.Text(), "535 5.7.8") {
 				t.Fatalf("%+v", out)
 			}
@@ -322,7 +326,7 @@ func TestRefusedLogin(t *testing.T) {
 			t.Errorf("%d logins, %d connections in 4 minutes", logins(), v.dials)
 		}
 		for range 24 * 60 {
-			r.Deliver(t.Context(), testMessage(0, "a@x"))
+			outcomes(t.Context(), r, testMessage(0, "a@x"))
 			time.Sleep(time.Minute)
 		}
 		// After 5, 10, 20, 40 minutes, then each hour.
@@ -356,7 +360,7 @@ func TestPasswordCommand(t *testing.T) {
 		defer r.Close()
 		deliver := func(want string, wantAsked int) {
 			t.Helper()
-			out := r.Deliver(t.Context(), testMessage(0, "a@x"))
+			out := outcomes(t.Context(), r, testMessage(0, "a@x"))
 			if got := describe("a@x", &out[0]); got != "a@x "+want || asked != wantAsked {
 				t.Errorf("%s, asked %d times; want %s, %d", got, asked, want, wantAsked)
 			}

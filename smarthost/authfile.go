@@ -10,8 +10,7 @@ import (
 // authEntry is a line of a credentials file.
 type authEntry struct {
 	login
-	line int
-	bad  bool // cannot be used: its host waits; with the zero Host, each that has no entry of its own
+	bad bool // cannot be used: its host waits; with the zero Host, each that has no entry of its own
 }
 
 // parseAuth reads a credentials file, C dma's auth.conf. A line is
@@ -44,7 +43,7 @@ func parseAuth(file string, data []byte, command bool) ([]authEntry, []config.Pr
 		if bare := strings.TrimLeft(text, authBlanks); bare == "" || bare[0] == '#' {
 			continue
 		}
-		e := authEntry{line: n}
+		e := authEntry{login: login{line: n}}
 		why := e.parse(text)
 		if why == "" && e.secret.IsZero() && !command {
 			why = "there is no password, and no PASSWORDCMD"
@@ -130,7 +129,8 @@ func cutHost(s string) (host, password string) {
 
 // findAuth returns the entry for h: for its name or address with the port, then
 // without; a host that MX records name has that of the domain if there is none
-// for itself. The last of several counts, and a usable one before a bad one.
+// for itself. The last of several counts, and a usable one before a bad one. If h
+// names a login, only that one does.
 func findAuth(entries []authEntry, h Host) *authEntry {
 	h.Name, h.Domain = inASCII(h.Name), inASCII(h.Domain)
 	var best *authEntry
@@ -141,7 +141,7 @@ func findAuth(entries []authEntry, h Host) *authEntry {
 		switch {
 		case e.host == (Host{}):
 			weight = 1
-		case e.host.Port != 0 && e.host.Port != h.Port:
+		case e.host.Port != 0 && e.host.Port != h.Port, h.Login != "" && e.user != h.Login && !e.bad:
 			continue
 		case e.host.Name == h.Name && e.host.IP == h.IP:
 			weight = 6

@@ -82,7 +82,7 @@ const (
 
 func deliver(t *testing.T, r *Relay, want string) {
 	t.Helper()
-	out := r.Deliver(t.Context(), testMessage(0, "a@x"))
+	out := outcomes(t.Context(), r, testMessage(0, "a@x"))
 	if got := describe("a@x", &out[0]); got != "a@x "+want {
 		t.Errorf("got  %s (%s)\nwant a@x %s", got, out[0].Text(), want)
 	}
@@ -182,7 +182,7 @@ func TestOneProbe(t *testing.T) {
 		var wg sync.WaitGroup
 		for range 1000 {
 			wg.Go(func() {
-				out := r.Deliver(t.Context(), testMessage(0, "a@x"))
+				out := outcomes(t.Context(), r, testMessage(0, "a@x"))
 				if out[0].Verdict != Tempfail {
 					t.Errorf("%+v", out[0])
 				}
@@ -206,7 +206,7 @@ func TestFailOver(t *testing.T) {
 			t.Fatal(err)
 		}
 		r := New(Config{Dial: n.Dial, Hosts: hosts, Resolver: fakeResolver{"mx.example": {"192.0.2.1", "2001:db8::2"}}})
-		out := r.Deliver(t.Context(), testMessage(0, "a@x"))
+		out := outcomes(t.Context(), r, testMessage(0, "a@x"))
 		if out[0].Verdict != Sent || out[0].Relay != "[2001:db8::3]:27" {
 			t.Errorf("%+v", out[0])
 		}
@@ -219,12 +219,12 @@ func TestFailOver(t *testing.T) {
 		}
 
 		r = New(Config{Dial: n.Dial, Hosts: hosts[:1], Resolver: r.cfg.Resolver})
-		out = r.Deliver(t.Context(), testMessage(0, "a@x"))
+		out = outcomes(t.Context(), r, testMessage(0, "a@x"))
 		if got := describe("a@x", &out[0]); got != "a@x tempfail 4.4.3 connect -" || out[0].Text() != "connect: looking up gone.example: no such host" {
 			t.Error(got, out[0].Text())
 		}
 		r = New(Config{})
-		out = r.Deliver(t.Context(), testMessage(0, "a@x"))
+		out = outcomes(t.Context(), r, testMessage(0, "a@x"))
 		if got := describe("a@x", &out[0]); got != "a@x tempfail 4.3.5 connect -" {
 			t.Error(got, out[0].Text())
 		}
@@ -239,7 +239,7 @@ func TestDeliverStopped(t *testing.T) {
 		var wg sync.WaitGroup
 		for range 50 {
 			wg.Go(func() {
-				out := r.Deliver(ctx, testMessage(0, "a@x"))
+				out := outcomes(ctx, r, testMessage(0, "a@x"))
 				if got := describe("a@x", &out[0]); got != "a@x tempfail 4.3.2 connect - refused" {
 					t.Error(got)
 				}
@@ -257,7 +257,7 @@ func TestDeliverStopped(t *testing.T) {
 func TestLater(t *testing.T) {
 	const first = "hello PIPELINING,LIMITS RCPTMAX=1\n" + takes
 	inBubble(t, []string{first + "close", greets + takes}, func(t *testing.T, n *network, r *Relay) {
-		out := r.Deliver(t.Context(), testMessage(0, "a@x", "b@x"))
+		out := outcomes(t.Context(), r, testMessage(0, "a@x", "b@x"))
 		for i := range out {
 			if out[i].Verdict != Sent {
 				t.Errorf("%+v", out[i])

@@ -35,9 +35,14 @@ type Config struct {
 	// Timeouts bound every wait on the peer.
 	Timeouts Timeouts
 
-	// Dial opens a connection; default is a net.Dialer. network is "tcp", addr
-	// an IP address and a port.
+	// Dial opens a connection; default is a net.Dialer. network is "tcp" and addr
+	// an IP address and a port, or they are "unix" and Socket.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+
+	// LMTP says that the destination speaks LMTP (RFC 2033). NewLMTP sets it, and
+	// Socket: the path of a unix socket that stands in for Hosts.
+	LMTP   bool
+	Socket string
 
 	// Direct says that Hosts is the domain of recipients, and no relay that
 	// somebody chose: then a DNS that says for good that it takes no mail, or
@@ -82,14 +87,14 @@ type Timeouts struct {
 	Connect   time.Duration // one address: 30s
 	Race      time.Duration // an address that is silent, before the next is tried too: 250ms (RFC 8305)
 	Greeting  time.Duration // 5m
-	Hello     time.Duration // EHLO, HELO, STARTTLS, RSET: 5m
+	Hello     time.Duration // EHLO, HELO, LHLO, STARTTLS, RSET: 5m
 	Handshake time.Duration // of TLS: 1m
 	Auth      time.Duration // each reply to AUTH: 2m
 	Mail      time.Duration // 5m
 	Rcpt      time.Duration // each RCPT: 5m
 	Data      time.Duration // the reply to DATA: 2m
 	Block     time.Duration // writing a command or 32 KiB of content: 3m
-	Dot       time.Duration // the reply to the content: 10m
+	Dot       time.Duration // the reply to the content, with LMTP each of them: 10m
 	Quit      time.Duration // saying goodbye, in all: 2s
 	// Grace is how long a reply to the content is still waited for when the
 	// program is to stop, since going would send the message twice: 5s. Also how

@@ -4,18 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 	"sync"
 	"time"
 
 	"dma/internal/config"
-)
-
-// How long a refused login is not tried again: the first time, and at most. Many
-// hosts lock an account that has failed some times.
-const (
-	refusedMin = 5 * time.Minute
-	refusedMax = time.Hour
+	"dma/internal/mapfile"
 )
 
 // CredentialOptions say where Credentials come from.
@@ -33,7 +28,14 @@ type CredentialOptions struct {
 	// Wait bounds Command. Default 30s.
 	Wait time.Duration
 
-	// Problem, if not nil, is told what is wrong with File, when it has been read.
+	// State is the path of a file that remembers refused logins when the program
+	// ends, with the name of each and no secret; "" remembers none. It is made
+	// with mode 0600.
+	State string
+
+	// Problem, if not nil, is told what is wrong with File, with Command and with
+	// logins: this is for the administrator, and has their names. Outcomes, which
+	// the senders of mail may see, have not.
 	Problem func(config.Problem)
 
 	// Now is the clock; default time.Now.
@@ -42,26 +44,21 @@ type CredentialOptions struct {
 
 // Credentials are the logins for other hosts. It is safe for use by many
 // goroutines. A login that was refused is not tried again for 5 minutes, twice as
-// long after each further time, an hour at most, unless File changes.
+// long after each further time, an hour at most, unless File changes or Flush is
+// called.
 type Credentials struct {
 	o       CredentialOptions
 	running chan struct{} // held while Command runs
 
 	mu       sync.Mutex
-	file     textFile
+	file     mapfile.File
 	entries  []authEntry
-	reported reporter
+	reported mapfile.Reporter  // of the content of file
+	unread   mapfile.Reporter  // that it cannot be read
+	unkept   mapfile.Reporter  // that State cannot be
+	restored bool              // State has been read
 	given    map[string]Secret // by Command, for each login
 	refusals map[string]*refusal
-}
-
-// refusal is what is remembered of a login that was refused.
-type refusal struct {
-	secret Secret
-	reason string
-	times  int
-	at     time.Time
-	until  time.Time
 }
 
 // login is what to log in with at one host.
@@ -71,6 +68,7 @@ type login struct {
 	mechanism string // the only one to use, in capitals; "" if there is a choice
 	host      Host   // as File has it; Port 0 is any
 	given     bool   // by Command, for an earlier session
+	line      int    // in File
 }
 
 // key names a login in maps.
@@ -85,20 +83,37 @@ func NewCredentials(o CredentialOptions) *Credentials {
 		o.Wait = 30 * time.Second
 	}
 	return &Credentials{
-		o: o, running: make(chan struct{}, 1), file: textFile{path: o.File}, reported: reporter{tell: o.Problem},
+		o: o, running: make(chan struct{}, 1), file: mapfile.File{Path: o.File}, reported: mapfile.Reporter{Tell: o.Problem},
+		unread: mapfile.Reporter{Tell: o.Problem}, unkept: mapfile.Reporter{Tell: o.Problem},
 		given: make(map[string]Secret), refusals: make(map[string]*refusal),
 	}
 }
 
-// refusedError says that a login is not tried, because it was refused lately.
-type refusedError struct{ text string }
+// ownError is trouble of our own side, in words that the sender of a message may
+// see. Problem has the others.
+type ownError struct {
+	text  string
+	cause error // nil if Problem was told of it before
+}
 
-func (e *refusedError) Error() string { return e.text }
+func (e *ownError) Error() string { return e.text }
+func (e *ownError) Unwrap() error { return e.cause }
 
-// lookup returns the login for a host, nil if there is none. The error is trouble
-// of our own side, or a *refusedError.
+// tell tells the administrator what is wrong with a line of the file; line 0 is
+// the file.
+func (c *Credentials) tell(line int, text string) {
+	if c.o.Problem != nil {
+		c.o.Problem(config.Problem{File: c.o.File, Line: line, Text: oneLine(text)})
+	}
+}
+
+// lookup returns the login for a host, nil if there is none. The error is an
+// *ownError or a *refusedError.
 func (c *Credentials) lookup(ctx context.Context, h Host) (*login, error) {
 	if c == nil || c.o.File == "" {
+		if h.Login != "" {
+			return nil, &ownError{text: "the sender has a login for it, and there is no file with credentials"}
+		}
 		return nil, nil
 	}
 	l, err := c.find(h)
@@ -106,38 +121,83 @@ func (c *Credentials) lookup(ctx context.Context, h Host) (*login, error) {
 		return nil, err
 	}
 	if l.secret.IsZero() {
-		if err := c.ask(ctx, l); err != nil {
+		// A secret that an earlier process was given is not known here: what
+		// comes is taken for it, so that its refusal counts.
+		if err := c.patience(l); err != nil {
 			return nil, err
+		}
+		if err := c.ask(ctx, l); err != nil {
+			c.tell(l.line, err.Error())
+			return nil, &ownError{"our password for it cannot be had", err}
 		}
 	}
 	return l, c.patience(l)
 }
 
-// find reads the file, if it has changed, and returns the entry for a host.
-func (c *Credentials) find(h Host) (*login, error) {
+// refresh reads the file if it has changed.
+func (c *Credentials) refresh() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	data, changed, err := c.file.read()
+	data, changed, err := c.file.Read()
 	if err != nil {
+		c.unread.Report([]config.Problem{{File: c.o.File, Text: "the logins cannot be read, and mail waits: " + reason(err).Error()}})
+		return &ownError{"our logins cannot be read", err}
+	}
+	c.unread.Report(nil)
+	if !changed {
+		return nil
+	}
+	entries, problems := parseAuth(c.o.File, data, c.o.Command != nil)
+	c.entries = entries
+	info := c.file.Info()
+	problems = append(problems, authModeProblems(c.o.File, info.Mode())...)
+	c.reported.Report(problems)
+	clear(c.given)
+	if !c.restored {
+		c.restored = true
+		c.restore(info)
+		return nil
+	}
+	if len(c.refusals) > 0 {
+		clear(c.refusals)
+		c.keep()
+	}
+	return nil
+}
+
+// reason is an error without the operation and the path.
+func reason(err error) error {
+	var e *fs.PathError
+	if errors.As(err, &e) {
+		return e.Err
+	}
+	return err
+}
+
+// authModeProblems says who else may read the file with the logins.
+func authModeProblems(file string, mode fs.FileMode) []config.Problem {
+	if mode.Perm()&0o006 == 0 {
+		return nil
+	}
+	text := fmt.Sprintf("its mode is %04o: everybody on this host can read the passwords; chmod o-rw %s", mode.Perm(), file)
+	return []config.Problem{{File: file, Text: text}}
+}
+
+// find returns the entry for a host.
+func (c *Credentials) find(h Host) (*login, error) {
+	if err := c.refresh(); err != nil {
 		return nil, err
 	}
-	if changed {
-		var problems []config.Problem
-		c.entries, problems = parseAuth(c.o.File, data, c.o.Command != nil)
-		if mode := c.file.info.Mode().Perm(); mode&0o006 != 0 {
-			text := fmt.Sprintf("its mode is %04o: everybody on this host can read the passwords; chmod o-rw %s", mode, c.o.File)
-			problems = append(problems, config.Problem{File: c.o.File, Text: text})
-		}
-		c.reported.report(problems)
-		clear(c.refusals)
-		clear(c.given)
-	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	e := findAuth(c.entries, h)
 	switch {
+	case e == nil && h.Login != "":
+		return nil, &ownError{text: "the sender's login for it is not in the file with the credentials"}
 	case e == nil:
 		return nil, nil
 	case e.bad:
-		return nil, fmt.Errorf("line %d of %s cannot be read, and may be for this host", e.line, c.o.File)
+		return nil, &ownError{text: "our login for it cannot be read"}
 	}
 	l := e.login
 	return &l, nil
@@ -172,51 +232,6 @@ func (c *Credentials) ask(ctx context.Context, l *login) error {
 	defer c.mu.Unlock()
 	c.given[l.key()] = l.secret
 	return nil
-}
-
-// patience is a *refusedError if a login was refused lately.
-func (c *Credentials) patience(l *login) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	r := c.refusals[l.key()]
-	if r == nil || !c.o.Now().Before(r.until) || !r.secret.equal(l.secret) {
-		return nil
-	}
-	return &refusedError{fmt.Sprintf("the login of %s at %s was refused at %s (%s); it is not tried again before %s, unless %s changes",
-		l.user, destinationName(l.host), clock(r.at), r.reason, clock(r.until), c.o.File)}
-}
-
-func clock(t time.Time) string { return t.Format("15:04:05") }
-
-// refused notes that a host has refused a login. It reports whether there may be
-// a new secret now: the refused one was given by Command some time ago.
-func (c *Credentials) refused(l *login, reason error) (again bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	key := l.key()
-	if s, ok := c.given[key]; ok && s.equal(l.secret) {
-		delete(c.given, key)
-	}
-	now := c.o.Now()
-	r := c.refusals[key]
-	if r == nil || !r.secret.equal(l.secret) {
-		r = &refusal{secret: l.secret}
-		c.refusals[key] = r
-	}
-	if !now.Before(r.until) { // several at a time count as one
-		r.at, r.until = now, now.Add(min(refusedMin<<min(r.times, 8), refusedMax))
-		r.times++
-		o := connectOutcome(reason)
-		r.reason = o.Text()
-	}
-	return l.given
-}
-
-// accepted notes that a host has taken a login.
-func (c *Credentials) accepted(l *login) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	delete(c.refusals, l.key())
 }
 
 // maxSecret is the most octets of a password or token.

@@ -2,9 +2,11 @@ package smarthost
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -119,8 +121,13 @@ func TestCredentialsFile(t *testing.T) {
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.lookup(t.Context(), h); !errors.Is(err, os.ErrNotExist) {
-		t.Error(err)
+	for range 2 { // said once
+		if _, err := c.lookup(t.Context(), h); !errors.Is(err, os.ErrNotExist) || err.Error() != "our logins cannot be read" {
+			t.Error(err)
+		}
+	}
+	if want := path + ": the logins cannot be read, and mail waits: no such file or directory"; len(problems) != 2 || problems[1].String() != want {
+		t.Error(problems)
 	}
 	var none *Credentials
 	if l, err := none.lookup(t.Context(), h); l != nil || err != nil {
@@ -160,7 +167,9 @@ func TestCommandTrouble(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var say string
 		var fail error
-		c := NewCredentials(CredentialOptions{File: writeAuth(t, "me|relay.example\n"), Command: func(ctx context.Context, _, _ string) (string, error) {
+		told := ""
+		tell := func(p config.Problem) { told = fmt.Sprintf("%d: %s", p.Line, p.Text) }
+		c := NewCredentials(CredentialOptions{File: writeAuth(t, "me|relay.example\n"), Problem: tell, Command: func(ctx context.Context, _, _ string) (string, error) {
 			if say == "hang" {
 				<-ctx.Done()
 				return "", ctx.Err()
@@ -181,8 +190,8 @@ func TestCommandTrouble(t *testing.T) {
 			say, fail = x.say, x.fail
 			start := time.Now()
 			_, err := c.lookup(t.Context(), Host{Name: "relay.example", Port: 25})
-			if err == nil || err.Error() != x.want || time.Since(start) > 30*time.Second {
-				t.Errorf("%v, want %s", err, x.want)
+			if err == nil || err.Error() != "our password for it cannot be had" || told != "1: "+x.want || time.Since(start) > 30*time.Second {
+				t.Errorf("%v, told %s, want %s", err, told, x.want)
 			}
 		}
 		say, fail = "good\r\n", nil
@@ -212,13 +221,22 @@ func TestSecretsStayIn(t *testing.T) {
 		}
 		var seen strings.Builder
 		synctest.Test(t, func(t *testing.T) {
-			_, creds, err := converse(t, "me|relay.example "+secret, script)
+			state := filepath.Join(t.TempDir(), "logins")
+			_, creds, err := converse(t, "me|relay.example "+secret, script, func(o *CredentialOptions) {
+				o.State, o.Problem = state, func(p config.Problem) { fmt.Fprint(&seen, p) }
+			})
+			if kept, err := os.ReadFile(state); err == nil {
+				fmt.Fprintf(&seen, "%s", kept)
+			}
 			if err != nil {
 				o := connectOutcome(err)
 				fmt.Fprintf(&seen, "%v %+v %#v %v %+v %s", err, err, err, o, o, o.Text())
+				if text, err := json.Marshal(o); err == nil {
+					seen.Write(text)
+				}
 			}
 			l, err := creds.lookup(t.Context(), Host{Name: "relay.example", Port: 465})
-			fmt.Fprintf(&seen, "%v %+v %v %+v", l, l, err, creds.entries)
+			fmt.Fprintf(&seen, "%v %+v %#v %v %+v %#v %+v %#v", l, l, l, err, creds.entries, creds.entries, creds.refusals, creds)
 		})
 		for _, bad := range []string{
 			"me relay.example ", "|relay.example:", "me|:", "me|[x ", "me;AUTH=X|relay.example:", "me|relay.example:\x00",

@@ -65,7 +65,7 @@ func TestCrowded(t *testing.T) {
 	defer r.Close()
 	content := "Subject: x\n\nbody\n"
 	deliver := func() []Outcome {
-		return r.Deliver(context.Background(), Message{ID: "m", Content: strings.NewReader(content), Size: int64(len(content)),
+		return outcomes(context.Background(), r, Message{ID: "m", Content: strings.NewReader(content), Size: int64(len(content)),
 			Recipients: []Recipient{{Address: "a@far.example"}}})
 	}
 	if o := deliver(); o[0].Verdict != Sent {

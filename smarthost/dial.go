@@ -17,6 +17,9 @@ const maxAddresses = 20
 // dialHosts opens a session with the first host, and the first of its addresses,
 // that greets. The error is an *Error: that of the last address tried.
 func dialHosts(ctx context.Context, cfg *Config) (*Session, error) {
+	if cfg.Socket != "" {
+		return dialSocket(ctx, cfg)
+	}
 	var last error = &Error{Command: "connect", Err: errors.New("no relay is configured"), detail: "3.5"}
 	for _, h := range cfg.Hosts {
 		s, err := dialHost(ctx, cfg, h)
@@ -66,7 +69,7 @@ func dialAddresses(ctx context.Context, cfg *Config, h Host, ips []netip.Addr) (
 		}
 		var e *Error
 		if !errors.As(err, &e) {
-			err = &Error{Relay: relayName(h, d.ip.String()), Command: "connect", Err: err, detail: "4.1"}
+			err = &Error{Relay: cfg.relayName(h, d.ip), Command: "connect", Err: err, detail: "4.1"}
 		}
 		if len(rest) == 0 || ctx.Err() != nil || isRefused(err) {
 			return nil, err
@@ -134,12 +137,18 @@ func closeAll(results <-chan dialed, open int) {
 }
 
 func dialAddress(ctx context.Context, cfg *Config, h Host, ip netip.Addr) (net.Conn, error) {
+	return connectTo(ctx, cfg, "tcp", net.JoinHostPort(ip.String(), strconv.Itoa(h.Port)))
+}
+
+// connectTo dials. What an error says of the address is left out, since outcomes
+// name it.
+func connectTo(ctx context.Context, cfg *Config, network, addr string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, cfg.Timeouts.Connect)
 	defer cancel()
-	conn, err := cfg.Dial(ctx, "tcp", net.JoinHostPort(ip.String(), strconv.Itoa(h.Port)))
+	conn, err := cfg.Dial(ctx, network, addr)
 	var op *net.OpError
 	if errors.As(err, &op) && op.Err != nil {
-		err = op.Err // the outcome names the address
+		err = op.Err
 	}
 	return conn, err
 }

@@ -1,8 +1,8 @@
 // Package smarthost hands messages to other hosts by SMTP (RFC 5321): routing,
 // sessions, transactions, and what each reply means for each recipient.
 //
-// A Router finds the next hop of each recipient: the smarthost, or the hosts that
-// the MX records of the recipient's domain name.
+// A Router finds the next hop of each recipient: the relay of the sender, the
+// smarthost, or the hosts that the MX records of the recipient's domain name.
 // A Relay is one destination: a list of hosts that stand in for each other. It
 // keeps sessions open for the next message, opens no more than it may, and
 // leaves a destination that is down alone for a while. A Session is one
@@ -31,7 +31,8 @@
 // smarthost) that the domain does not exist, 5.1.2; that it has a null MX (RFC
 // 7505), 5.1.10; and that this host itself is its best MX, by name or address,
 // 5.4.6. All other trouble is temporary, 4.4.3: a server that fails, MX whose
-// addresses nobody knows. IPv4 and IPv6 are raced (RFC 8305).
+// addresses nobody knows. IPv4 and IPv6 are raced (RFC 8305). That there is no
+// address counts only where both families were answered.
 //
 // A host that wants a login or TLS first (530, 534, 535, 538) says something about
 // our configuration: that is temporary too, wherever it says it.

@@ -16,6 +16,10 @@ type Host struct {
 	MX   bool       // the hosts are those that the MX records of Name list
 	Port int
 
+	// Login, if it is not empty, is the one to log in with: credentials for
+	// another one do not count, and without them nothing is sent.
+	Login string
+
 	// Domain is set by MX routing: the domain whose MX records name this host.
 	Domain string
 }

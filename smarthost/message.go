@@ -14,6 +14,10 @@ type Message struct {
 	Sender     string // as RFC 5321 writes it, without <>; "" is the null sender
 	Recipients []Recipient
 
+	// Rewritten says that Sender is not what was submitted, but what our own
+	// configuration makes of it: where no peer can take it the mail waits.
+	Rewritten bool
+
 	// Content is the header and the body, Size octets of it; lines end with LF or
 	// CRLF. It is read twice and more, by several goroutines where a Router has
 	// several next hops for it.

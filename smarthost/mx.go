@@ -35,7 +35,10 @@ func dialMX(ctx context.Context, cfg *Config, domain Host) (*Session, error) {
 			if ips[i], err = addresses(ctx, cfg, h, true); err != nil {
 				last = err
 				if itself && isNotFound(err) {
-					last = final(cfg, "1.2", "the domain %s has neither MX nor address", domain.Name)
+					if last = unsure(ctx, cfg, h); last != nil {
+						continue
+					}
+					last = nowhere(cfg, domain)
 				}
 			}
 			if slices.ContainsFunc(ips[i], cfg.isOwn(h.Port)) {
@@ -61,6 +64,24 @@ func dialMX(ctx context.Context, cfg *Config, domain Host) (*Session, error) {
 		}
 	}
 	return nil, last
+}
+
+// unsure returns why it cannot be told that a domain without MX has no address.
+// A resolver that gets an answer for one family of addresses does not tell of
+// trouble with the other.
+func unsure(ctx context.Context, cfg *Config, h Host) error {
+	ctx, cancel := context.WithTimeout(ctx, cfg.Timeouts.Lookup)
+	defer cancel()
+	for _, family := range []string{"ip4", "ip6"} {
+		ips, err := cfg.Resolver.LookupNetIP(ctx, family, h.Name+".")
+		if err == nil {
+			err = fmt.Errorf("there are %d addresses now, and were none before", len(ips))
+		}
+		if !isNotFound(err) {
+			return lookupError(h.Name, err)
+		}
+	}
+	return nil
 }
 
 // exchangers returns the hosts that take the mail of a domain, by preference; it
@@ -93,12 +114,12 @@ func exchangers(ctx context.Context, cfg *Config, domain Host) (levels [][]Host,
 			}
 			continue // senseless beside others (RFC 7505 section 3)
 		}
-		list = append(list, exchanger{Host{Name: host, Port: domain.Port, Domain: name}, mx.Pref})
+		list = append(list, exchanger{Host{Name: host, Port: domain.Port, Login: domain.Login, Domain: name}, mx.Pref})
 	}
 	if len(records) == 0 {
 		// A name that may be the wrong one says nothing for good.
 		itself = exact
-		list = []exchanger{{Host: Host{Name: name, Port: domain.Port, Domain: name}}}
+		list = []exchanger{{Host: Host{Name: name, Port: domain.Port, Login: domain.Login, Domain: name}}}
 	}
 	cfg.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
 	slices.SortStableFunc(list, func(a, b exchanger) int { return int(a.pref) - int(b.pref) })
@@ -123,9 +144,18 @@ func exchangers(ctx context.Context, cfg *Config, domain Host) (levels [][]Host,
 	return levels, itself, nil
 }
 
+// nowhere is the error of a domain that does not exist, or not for mail.
+func nowhere(cfg *Config, domain Host) error {
+	return final(cfg, "1.2", "the domain %s has neither MX nor address", domain.Name)
+}
+
 func loop(cfg *Config, domain Host, why string) error {
 	return final(cfg, "4.6", "mail for %s loops back to this host: %s", domain.Name, why)
 }
+
+// Permanent reports whether the error is that of a domain that takes no mail from
+// here, whatever the network does.
+func (e *Error) Permanent() bool { return e.permanent }
 
 // final makes the error of a domain that takes no mail from here, whatever the
 // network does. Only for the domain of a recipient that is final for the mail.

@@ -146,7 +146,7 @@ func TestMX(t *testing.T) {
 				OwnAddresses: func() []netip.Addr { return []netip.Addr{netip.MustParseAddr("192.0.2.200")} },
 			}})
 			defer r.Close()
-			o := r.Deliver(t.Context(), testMessage(0, "a@"+c.domain))[0]
+			o := outcomes(t.Context(), r, testMessage(0, "a@"+c.domain))[0]
 			if got := strings.TrimPrefix(describe("", &o), " "); got != c.want || c.text != "" && o.Text() != c.text {
 				t.Errorf("%s: %s, %q", c.domain, got, o.Text())
 			}
@@ -165,7 +165,7 @@ func TestMX(t *testing.T) {
 			hosts := []Host{{Name: c.domain, MX: true, Port: 25}}
 			relay := New(Config{Name: "client.example.org", Dial: n.Dial, Resolver: testZone, Hosts: hosts})
 			defer relay.Close()
-			if o := relay.Deliver(t.Context(), testMessage(0, "a@x"))[0]; o.Verdict != Tempfail {
+			if o := outcomes(t.Context(), relay, testMessage(0, "a@x"))[0]; o.Verdict != Tempfail {
 				t.Errorf("mx:%s: %+v", c.domain, o)
 			}
 		})
@@ -179,12 +179,12 @@ func TestPermanentIsNoBackOff(t *testing.T) {
 	r := NewRouter(RouterConfig{Config: Config{Dial: n.Dial, Resolver: zone}})
 	defer r.Close()
 	for range 2 {
-		if o := r.Deliver(t.Context(), testMessage(0, "a@new.example"))[0]; o.Verdict != Permfail || o.Refused {
+		if o := outcomes(t.Context(), r, testMessage(0, "a@new.example"))[0]; o.Verdict != Permfail || o.Refused {
 			t.Errorf("%+v", o)
 		}
 	}
 	zone["new.example"] = []string{"192.0.2.1"}
-	if o := r.Deliver(t.Context(), testMessage(0, "a@new.example"))[0]; o.Verdict != Tempfail || o.Relay != "new.example[192.0.2.1]:25" {
+	if o := outcomes(t.Context(), r, testMessage(0, "a@new.example"))[0]; o.Verdict != Tempfail || o.Relay != "new.example[192.0.2.1]:25" {
 		t.Errorf("%+v", o)
 	}
 }
@@ -373,14 +373,14 @@ func TestDNS(t *testing.T) {
 		{"empty.example", "permfail 5.1.2 connect -", ""},
 		{"failed.example", "tempfail 4.4.3 connect -", ""},
 	} {
-		o := r.Deliver(t.Context(), testMessage(0, "a@"+c.domain))[0]
+		o := outcomes(t.Context(), r, testMessage(0, "a@"+c.domain))[0]
 		if got := strings.TrimPrefix(describe("", &o), " "); got != c.want || o.Relay != c.relay {
 			t.Errorf("%s: %s, %s, %s", c.domain, got, o.Relay, o.Text())
 		}
 	}
 	// A chain of aliases without end has an end for us; what it is, the resolver
 	// says.
-	if o := r.Deliver(t.Context(), testMessage(0, "a@round.example"))[0]; o.Verdict == Sent {
+	if o := outcomes(t.Context(), r, testMessage(0, "a@round.example"))[0]; o.Verdict == Sent {
 		t.Errorf("%+v", o)
 	}
 	for _, q := range dns.Asked() {

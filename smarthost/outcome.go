@@ -57,11 +57,32 @@ type Outcome struct {
 	// or the program is to stop.
 	Refused bool
 
+	// Trouble is a fault of this program that kept the message here, for its log.
+	// Uncertain says then whether the peer may have the message nevertheless.
+	Trouble error
+
 	// DSN says that the peer offers DSN (RFC 3461) and took NOTIFY with the
 	// recipient: reports are its duty now.
 	DSN bool
 
 	detail string // subject and detail of the status where Reply has none
+}
+
+// Unaccounted is what a delivery panics with where a recipient would get two
+// outcomes, or none: nothing may go on that loses count of who has got what.
+type Unaccounted string
+
+func unaccounted(format string, args ...any) Unaccounted {
+	return Unaccounted("smarthost: " + fmt.Sprintf(format, args...))
+}
+
+// faulty is the outcome of what a panic cut off.
+func faulty(v any) Outcome {
+	err := fmt.Errorf("panic in a delivery: %v", v)
+	return Outcome{
+		Verdict: Tempfail, Command: "delivery", detail: "3.0", Trouble: err,
+		Reply: smtp.SMTPError{Message: oneLine("a fault of this program: " + err.Error())},
+	}
 }
 
 // Status returns the enhanced status (RFC 3463). Its class is that of the

@@ -96,10 +96,11 @@ func DefaultTLS(_ Host, credentials bool) (TLSPolicy, error) {
 //     for the host too.
 //   - VERIFYCERT yes: TLSVerify. VERIFYCERT no: never. VERIFYCERT unset: TLSVerify
 //     where there are credentials.
-//   - SECURETRANSFER or STARTTLS, without OPPORTUNISTIC_TLS: at least TLSEncrypt.
-//     With it, or with none of them, TLSMay.
-//   - SECURETRANSFER without STARTTLS: TLS begins at once, and so
-//     OPPORTUNISTIC_TLS changes nothing: there is no offer to wait for.
+//   - STARTTLS: at least TLSEncrypt, by that command; with OPPORTUNISTIC_TLS
+//     TLSMay. SECURETRANSFER adds nothing to it.
+//   - SECURETRANSFER alone: at least TLSEncrypt, at once. OPPORTUNISTIC_TLS changes
+//     nothing: there is no offer to wait for.
+//   - None of these, or OPPORTUNISTIC_TLS alone: TLSMay.
 //
 // INSECURE changes nothing.
 func KeysPolicy(c *config.Config, credentials bool) TLSPolicy {

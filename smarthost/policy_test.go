@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"dma/internal/config"
 )
@@ -61,8 +60,6 @@ func TestParsePolicies(t *testing.T) {
 		switch {
 		case len(problems) > 1 || len(problems) == 1 && (problems[0].Line != 3 || problems[0].File != "/etc/dma/tls"):
 			t.Errorf("%s: %v", line, problems)
-		case len(entries) == 0 && len(problems) == 1:
-			got = "ignored: " + problems[0].Text
 		case len(entries) == 1 && len(problems) == 1 && entries[0].bad:
 			got = "bad: " + problems[0].Text
 		case len(entries) == 1 && len(problems) == 0 && entries[0].line == 3:
@@ -124,6 +121,7 @@ func TestKeysPolicy(t *testing.T) {
 		{"ST", "encrypt starttls", "verify starttls"},
 		{"STv", "encrypt starttls", "encrypt starttls"},
 		{"STV", "verify starttls", "verify starttls"},
+		{"TO", "may starttls", "verify starttls"},
 		{"STO", "may starttls", "verify starttls"},
 		{"STOv", "may starttls", "may starttls"},
 		{"STOV", "verify starttls", "verify starttls"},
@@ -180,75 +178,34 @@ func TestTLSPolicies(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	write("b.example none\nbad.example x\n")
+	write("b.example none\nbad.example x\n* may\n")
 	for range 2 {
 		if got, err := p.For(a, false); err != nil || got.Level != TLSMay {
 			t.Error(got, err)
 		}
 	}
-	if _, err := p.For(Host{Name: "bad.example", Port: 25}, false); err == nil || !strings.Contains(err.Error(), "line 2,") {
+	if _, err := p.For(Host{Name: "bad.example", Port: 25}, false); err == nil || !strings.Contains(err.Error(), c.TLSPolicy+":2: the policy for bad.example") {
 		t.Error(err)
 	}
 	if len(problems) != 1 {
 		t.Error(problems)
 	}
+	// A destination that cannot be read may be any: only who has a line of its own
+	// does not wait, and no line for many hosts stands in for it.
+	problems = nil
+	write("b.example encrypt\n* may\n.example may\na..example verify\n")
+	if _, err := p.For(a, false); err == nil || err.Error() != c.TLSPolicy+":4 cannot be read, and may be for a.example:25" {
+		t.Error(err)
+	}
+	if got, err := p.For(Host{Name: "b.example", Port: 25}, false); err != nil || got.Level != TLSEncrypt {
+		t.Error(got, err)
+	}
+	if len(problems) != 1 || !strings.HasPrefix(problems[0], c.TLSPolicy+":4: destination \"a..example\"") {
+		t.Error(problems)
+	}
 	write("a.example encrypt\n")
 	if got, err := p.For(a, false); err != nil || got.Level != TLSEncrypt {
 		t.Error(got, err)
-	}
-}
-
-func TestTextFile(t *testing.T) {
-	f := textFile{path: filepath.Join(t.TempDir(), "f")}
-	write := func(text string, at time.Time) {
-		t.Helper()
-		if err := os.WriteFile(f.path, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Chtimes(f.path, at, at); err != nil {
-			t.Fatal(err)
-		}
-	}
-	expect := func(want string, wantChanged bool) {
-		t.Helper()
-		data, changed, err := f.read()
-		if err != nil || string(data) != want || changed != wantChanged {
-			t.Errorf("%q, %v, %v", data, changed, err)
-		}
-	}
-	if _, _, err := f.read(); !os.IsNotExist(err) {
-		t.Error(err)
-	}
-	old := time.Now().Add(-time.Hour)
-	write("one", old)
-	expect("one", true)
-	expect("one", false)
-	write("two", old.Add(time.Second))
-	expect("two", true)
-	// Within the grain of the clock, a change of the same size is seen too.
-	now := time.Now()
-	write("six", now)
-	expect("six", true)
-	expect("six", false)
-	write("ten", now)
-	expect("ten", true)
-	if err := os.Remove(f.path); err != nil {
-		t.Fatal(err)
-	}
-	if _, _, err := f.read(); !os.IsNotExist(err) {
-		t.Error(err)
-	}
-	write("ten", old)
-	expect("ten", true)
-	if err := os.Truncate(f.path, maxTextFile+1); err != nil {
-		t.Fatal(err)
-	}
-	if _, _, err := f.read(); err == nil || !strings.Contains(err.Error(), "longer than 1 MiB") {
-		t.Error(err)
-	}
-	f.path = t.TempDir()
-	if _, _, err := f.read(); err == nil || !strings.Contains(err.Error(), "not a regular file") {
-		t.Error(err)
 	}
 }
 
@@ -282,19 +239,25 @@ func TestOwnTrouble(t *testing.T) {
 	missing := filepath.Join(t.TempDir(), "no such file")
 	c := config.Default()
 	c.TLSPolicy = missing
+	var problems []string
 	for name, cfg := range map[string]Config{
-		"a@x tempfail 4.3.5 TLS -":         {TLS: NewTLSPolicies(c, nil).For},
-		"a@x tempfail 4.3.5 credentials -": {Credentials: NewCredentials(CredentialOptions{File: missing})},
+		"a@x tempfail 4.3.5 TLS -": {TLS: NewTLSPolicies(c, nil).For},
+		"a@x tempfail 4.3.5 credentials -": {Credentials: NewCredentials(CredentialOptions{File: missing, Problem: func(p config.Problem) {
+			problems = append(problems, p.String())
+		}})},
 	} {
 		v := &tlsServer{}
 		base := relayTo(t, v, false)
 		cfg.Dial, cfg.Hosts, cfg.Resolver = base.Dial, base.Hosts, base.Resolver
 		r := New(cfg)
-		out := r.Deliver(context.Background(), testMessage(0, "a@x"))
+		out := outcomes(context.Background(), r, testMessage(0, "a@x"))
 		r.Close()
-		if got := describe("a@x", &out[0]); got != name || v.dials != 0 || !strings.Contains(out[0].Text(), missing) {
+		if got := describe("a@x", &out[0]); got != name || v.dials != 0 || strings.Contains(out[0].Text(), missing) != strings.Contains(name, "TLS") {
 			t.Errorf("%s; %s; %d connections", got, out[0].Text(), v.dials)
 		}
+	}
+	if len(problems) != 1 || problems[0] != missing+": the logins cannot be read, and mail waits: no such file or directory" {
+		t.Errorf("%q", problems)
 	}
 	if fmt.Sprint(TLSLevel(0), TLSLevel(99), TLSVerify) != "tlslevel(0) tlslevel(99) verify" {
 		t.Error(TLSLevel(0), TLSLevel(99))

@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"dma/internal/config"
+	"dma/internal/mapfile"
 )
 
 // TLSPolicies chooses the policy for a host: that of the TLSPOLICY file, which is
@@ -18,15 +19,15 @@ type TLSPolicies struct {
 	keys *config.Config
 
 	mu       sync.Mutex
-	file     textFile
+	file     mapfile.File
 	entries  []policyEntry
-	reported reporter
+	reported mapfile.Reporter
 }
 
 // NewTLSPolicies returns the policies of a configuration. problem is told what is
 // wrong with the TLSPOLICY file, and with INSECURE; it may be nil.
 func NewTLSPolicies(c *config.Config, problem func(config.Problem)) *TLSPolicies {
-	p := &TLSPolicies{keys: c, file: textFile{path: c.TLSPolicy}, reported: reporter{tell: problem}}
+	p := &TLSPolicies{keys: c, file: mapfile.File{Path: c.TLSPolicy}, reported: mapfile.Reporter{Tell: problem}}
 	if c.Insecure && problem != nil {
 		problem(config.Problem{File: c.File, Text: "INSECURE has no effect: passwords and tokens never cross a connection that is not encrypted; remove it"})
 	}
@@ -41,21 +42,23 @@ func (p *TLSPolicies) For(h Host, credentials bool) (TLSPolicy, error) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	data, changed, err := p.file.read()
+	data, changed, err := p.file.Read()
 	if err != nil {
 		return TLSPolicy{}, fmt.Errorf("TLSPOLICY: %w", err)
 	}
 	if changed {
 		var problems []config.Problem
-		p.entries, problems = parsePolicies(p.file.path, data)
-		p.reported.report(problems)
+		p.entries, problems = parsePolicies(p.file.Path, data)
+		p.reported.Report(problems)
 	}
 	e := findPolicy(p.entries, h)
 	switch {
 	case e == nil:
 		return KeysPolicy(p.keys, credentials), nil
+	case e.any:
+		return TLSPolicy{}, fmt.Errorf("%s:%d cannot be read, and may be for %s", p.file.Path, e.line, destinationName(h))
 	case e.bad:
-		return TLSPolicy{}, fmt.Errorf("the policy for %s in %s, line %d, cannot be read", e.name(), p.file.path, e.line)
+		return TLSPolicy{}, fmt.Errorf("%s:%d: the policy for %s cannot be read", p.file.Path, e.line, e.name())
 	}
 	return e.policy, nil
 }
@@ -67,6 +70,7 @@ type policyEntry struct {
 	policy TLSPolicy
 	line   int
 	bad    bool // the policy cannot be read: the destination waits
+	any    bool // and so cannot the destination: each host without a line of its own waits
 }
 
 func (e *policyEntry) name() string {
@@ -82,7 +86,8 @@ func (e *policyEntry) name() string {
 // findPolicy returns the entry for h: for its name or address with the port, for
 // that without, for the nearest domain above, for all. The last of several that
 // are the same counts. A host that the MX records of a domain name has the entry
-// of that domain.
+// of that domain. An entry whose destination cannot be read might be for h, and
+// goes before those for domains and for all.
 func findPolicy(entries []policyEntry, h Host) *policyEntry {
 	h.Name = inASCII(cmp.Or(h.Domain, h.Name))
 	var best *policyEntry
@@ -91,6 +96,8 @@ func findPolicy(entries []policyEntry, h Host) *policyEntry {
 		e := &entries[i]
 		weight := 0
 		switch {
+		case e.any:
+			weight = 1 << 19
 		case e.parent == ".":
 			weight = 1
 		case e.parent != "":
@@ -147,7 +154,8 @@ func parsePolicies(file string, data []byte) ([]policyEntry, []config.Problem) {
 		}
 		e := policyEntry{line: line}
 		if why := e.destination(words[0]); why != "" {
-			bad(fmt.Sprintf("destination %.60q: %s; the line is ignored", words[0], why))
+			bad(fmt.Sprintf("destination %.60q: %s; mail for each host without a line of its own waits until this line is mended", words[0], why))
+			entries = append(entries, policyEntry{line: line, bad: true, any: true})
 			continue
 		}
 		var err error

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 )
@@ -44,71 +45,134 @@ func New(cfg Config) *Relay {
 	}
 }
 
-// Deliver hands m over, in as many transactions as the peer wants, and returns
-// the outcome of every recipient, in their order; none is Later. It waits while
-// Config.Concurrency deliveries are in progress. While the destination is left
-// alone, and when ctx is done, it returns at once with outcomes that are Refused.
+// Deliver hands m over, in as many transactions as the peer wants. It tells done
+// of the recipients that a transaction has decided, by index, and of their
+// outcomes, before the next one begins: each recipient exactly once, in the
+// goroutine of the caller; none is Later. It waits while Config.Concurrency
+// deliveries are in progress. While the destination is left alone, and when ctx is
+// done, the outcomes are Refused, at once.
 //
 // When ctx is done in the middle of a transaction, the connection is given up at
 // once, except while the reply to the whole message is due: that is waited for, up
 // to Timeouts.Grace, so that nothing is sent twice without need.
-func (r *Relay) Deliver(ctx context.Context, m Message) []Outcome {
-	out := make([]Outcome, len(m.Recipients))
-	rest := make([]int, len(out))
+//
+// A panic in a transaction costs the recipients that it has not decided an outcome
+// with Trouble, and nobody else anything, unless it is Unaccounted.
+func (r *Relay) Deliver(ctx context.Context, m Message, done func(indices []int, outcomes []Outcome)) {
+	rest := make([]int, len(m.Recipients))
 	for i := range rest {
 		rest[i] = i
 	}
-	settle := func(o Outcome) []Outcome {
-		for _, i := range rest {
-			out[i] = o
-		}
-		return out
-	}
 	// A destination that rests holds nobody up, however many wait for a slot.
 	if o, yes := r.back.resting(r.cfg.Now()); yes && !r.working() {
-		return settle(o)
+		tell(done, rest, o)
+		return
 	}
 	select {
 	case r.slots <- struct{}{}:
 		defer func() { <-r.slots }()
 	case <-ctx.Done():
-		return settle(r.stopped())
+		tell(done, rest, r.stopped())
+		return
 	}
-
 	replaced := false // a session that had gone stale
-	fresh := false    // no idle one now
 	for len(rest) > 0 {
-		s, o := r.session(ctx, fresh)
-		fresh = false
-		if s == nil {
-			return settle(o)
-		}
-		part := m
-		part.Recipients = make([]Recipient, len(rest))
-		for k, i := range rest {
-			part.Recipients[k] = m.Recipients[i]
-		}
-		outcomes := s.Send(ctx, part)
-		if s.stale && !replaced {
-			// The peer has closed a session that waited too long for its taste;
-			// it has probably closed the others too. That is no attempt.
-			replaced, fresh = true, true
-			r.letGo()
-			r.drop()
-			continue
-		}
-		r.judge(s, outcomes)
-		r.putBack(s)
-		var later []int
-		for k, i := range rest {
-			out[i] = outcomes[k]
-			if outcomes[k].Verdict == Later {
-				later = append(later, i)
-			}
-		}
-		rest = later
+		rest = r.transaction(ctx, m, rest, &replaced, done)
 	}
-	return out
+}
+
+// tell gives all of some recipients the same outcome.
+func tell(done func([]int, []Outcome), indices []int, o Outcome) {
+	if len(indices) > 0 {
+		done(indices, slices.Repeat([]Outcome{o}, len(indices)))
+	}
+}
+
+// transaction hands m over to those of its recipients that want names, as far as
+// one transaction goes, tells done what it has decided, and returns the others.
+func (r *Relay) transaction(ctx context.Context, m Message, want []int, replaced *bool, done func([]int, []Outcome)) (later []int) {
+	told := make([]bool, len(want)) // by index in want
+	early := func(indices []int, outcomes []Outcome) {
+		of := make([]int, len(indices))
+		for k, i := range indices {
+			if told[i] {
+				panic(unaccounted("message %s: recipient %d is told of twice", m.ID, want[i]))
+			}
+			told[i], of[k] = true, want[i]
+		}
+		done(of, outcomes)
+	}
+	part := m
+	part.Recipients = make([]Recipient, len(want))
+	for k, i := range want {
+		part.Recipients[k] = m.Recipients[i]
+	}
+	var outcomes []Outcome
+	for fresh := false; ; fresh = true {
+		s, o := r.session(ctx, fresh)
+		if s == nil {
+			tell(done, want, o)
+			return nil
+		}
+		var stale bool
+		if outcomes, stale = r.send(ctx, s, part, *replaced, early); !stale || *replaced {
+			break
+		}
+		// The peer has closed a session that waited too long for its taste; it
+		// has probably closed the others too. That is no attempt.
+		*replaced = true
+		r.drop()
+	}
+	var indices []int
+	var decided []Outcome
+	for k, i := range want {
+		switch {
+		case told[k]:
+		case outcomes[k].Verdict == Later:
+			later = append(later, i)
+		default:
+			indices, decided = append(indices, i), append(decided, outcomes[k])
+		}
+	}
+	if len(indices) > 0 {
+		done(indices, decided)
+	}
+	return later
+}
+
+// send has one transaction on a session that is in use, and puts the session
+// back. It judges the destination by it, unless the session was stale and has not
+// been replaced yet. A panic ends the session, and no more, unless early is its
+// cause.
+func (r *Relay) send(ctx context.Context, s *Session, m Message, replaced bool, early func([]int, []Outcome)) (outcomes []Outcome, stale bool) {
+	outside, inUse := false, true
+	defer func() {
+		v := recover()
+		if v == nil {
+			return
+		}
+		s.abort()
+		if inUse {
+			r.letGo()
+		}
+		if _, fatal := v.(Unaccounted); fatal || outside {
+			panic(v)
+		}
+		o := faulty(v)
+		o.Relay, o.TLS, o.Uncertain = s.relay, s.tls, s.wire.isCommitted()
+		outcomes, stale = slices.Repeat([]Outcome{o}, len(m.Recipients)), false
+	}()
+	outcomes = s.send(ctx, m, func(indices []int, outcomes []Outcome) {
+		outside = true
+		early(indices, outcomes)
+		outside = false
+	})
+	if stale = s.stale; !stale || replaced {
+		r.judge(s, outcomes)
+	}
+	inUse = false
+	r.putBack(s) // it may be somebody else's from here
+	return outcomes, stale
 }
 
 // session returns a session to use, an idle one or a new one. A peer that takes

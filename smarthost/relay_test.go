@@ -47,7 +47,7 @@ func many(n int, kinds ...string) []string {
 func TestRoundTrips(t *testing.T) {
 	for _, n := range []int{1, 200} {
 		sink, meter, r := sinkRelay(t, smtptest.SinkOptions{}, Config{})
-		out := r.Deliver(t.Context(), testMessage(0, many(n, "ok")...))
+		out := outcomes(t.Context(), r, testMessage(0, many(n, "ok")...))
 		for i := range out {
 			if out[i].Verdict != Sent {
 				t.Fatalf("%d recipients: %+v", n, out[i])
@@ -58,7 +58,7 @@ func TestRoundTrips(t *testing.T) {
 			t.Errorf("%d recipients: %d round trips, want 4", n, got)
 		}
 		// The next message needs neither a connection nor EHLO.
-		r.Deliver(t.Context(), testMessage(0, many(n, "ok")...))
+		outcomes(t.Context(), r, testMessage(0, many(n, "ok")...))
 		if got := meter.RoundTrips(); got != 6 {
 			t.Errorf("%d recipients: %d round trips for two messages, want 6", n, got)
 		}
@@ -79,7 +79,7 @@ func TestSorting(t *testing.T) {
 	}
 	sink, _, r := sinkRelay(t, smtptest.SinkOptions{Rules: rules, DSN: true}, Config{})
 	to := many(200, "ok", "later", "ok", "no")
-	out := r.Deliver(t.Context(), testMessage(0, to...))
+	out := outcomes(t.Context(), r, testMessage(0, to...))
 	accepted := 0
 	for i, a := range to {
 		var want string
@@ -107,7 +107,7 @@ func TestSorting(t *testing.T) {
 func TestTooMany(t *testing.T) {
 	sink, _, r := sinkRelay(t, smtptest.SinkOptions{MaxRecipients: 30}, Config{})
 	to := many(100, "ok")
-	out := r.Deliver(t.Context(), testMessage(0, to...))
+	out := outcomes(t.Context(), r, testMessage(0, to...))
 	seen := map[string]int{}
 	list := sink.Transactions()
 	for _, tr := range list {
@@ -128,7 +128,7 @@ func TestTooMany(t *testing.T) {
 
 func TestMoreThanATransaction(t *testing.T) {
 	sink, _, r := sinkRelay(t, smtptest.SinkOptions{}, Config{})
-	out := r.Deliver(t.Context(), testMessage(0, many(2500, "ok")...))
+	out := outcomes(t.Context(), r, testMessage(0, many(2500, "ok")...))
 	for i := range out {
 		if out[i].Verdict != Sent {
 			t.Fatalf("%+v", out[i])
@@ -157,7 +157,7 @@ func TestConcurrency(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 50 {
 		wg.Go(func() {
-			if out := r.Deliver(t.Context(), testMessage(0, "a@x")); out[0].Verdict != Sent {
+			if out := outcomes(t.Context(), r, testMessage(0, "a@x")); out[0].Verdict != Sent {
 				t.Errorf("%+v", out[0])
 			}
 		})
@@ -195,7 +195,7 @@ func TestTransparency(t *testing.T) {
 		text := in.String()
 		m := Message{ID: "t", Recipients: []Recipient{{Address: "a@x"}}, Content: strings.NewReader(text), Size: int64(len(text))}
 		before := len(sink.Transactions())
-		if out := r.Deliver(context.Background(), m); out[0].Verdict != Sent {
+		if out := outcomes(context.Background(), r, m); out[0].Verdict != Sent {
 			rt.Fatalf("%+v", out[0])
 		}
 		list := sink.Transactions()

@@ -6,6 +6,8 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
+	"sync/atomic"
 )
 
 // Resolver asks the DNS. A *net.Resolver is one. Names that are complete end with
@@ -19,15 +21,62 @@ type Resolver interface {
 	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
 }
 
-// ResolverAt returns a Resolver that asks one DNS server, as 192.0.2.53:53, for
-// what the host's own files do not know.
-func ResolverAt(server string) *net.Resolver {
+// ResolverAt returns a Resolver that asks DNS servers, as 192.0.2.53, 192.0.2.53:53
+// or [2001:db8::53]:53, for what the host's own files do not know. It stays with
+// one of them until that does not answer.
+func ResolverAt(servers ...string) *net.Resolver {
+	list := make([]string, len(servers))
+	for i, s := range servers {
+		if ip, err := netip.ParseAddr(strings.Trim(s, "[]")); err == nil {
+			s = netip.AddrPortFrom(ip, 53).String()
+		}
+		list[i] = s
+	}
+	var current atomic.Int64 // of list, in turn
 	return &net.Resolver{
 		PreferGo: true,
 		Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, network, server)
+			n := current.Load()
+			next := func() { current.CompareAndSwap(n, n+1) }
+			conn, err := new(net.Dialer).DialContext(ctx, network, list[n%int64(len(list))])
+			if err != nil {
+				next()
+				return nil, err
+			}
+			if udp, ok := conn.(*net.UDPConn); ok {
+				return &dnsPackets{udp, next}, nil
+			}
+			return &dnsStream{conn, next}, nil
 		},
 	}
+}
+
+// dnsPackets and dnsStream are connections to a DNS server that notice when it
+// does not answer. The first is a net.PacketConn, by which the resolver knows it.
+type dnsPackets struct {
+	*net.UDPConn
+	failed func()
+}
+
+func (c *dnsPackets) Read(p []byte) (int, error) {
+	n, err := c.UDPConn.Read(p)
+	if err != nil {
+		c.failed()
+	}
+	return n, err
+}
+
+type dnsStream struct {
+	net.Conn
+	failed func()
+}
+
+func (c *dnsStream) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if err != nil {
+		c.failed()
+	}
+	return n, err
 }
 
 // isNotFound reports whether err is an answer of the DNS, and the answer is that

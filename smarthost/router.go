@@ -17,11 +17,17 @@ type RouterConfig struct {
 	// smarthosts for all mail; else each domain's mail goes to its MX.
 	Config
 
+	// Senders have relays of their own, instead of Hosts; nil: none has.
+	Senders *SenderRelays
+
+	// Waits, if not nil, says why mail of all other senders has to wait.
+	Waits error
+
 	// Port of the hosts of a domain. Default 25.
 	Port int
 
 	// Parallel bounds the destinations of one message that are served at a time.
-	// Default 10.
+	// Default 20.
 	Parallel int
 
 	// Destinations bounds how many are remembered, of those that nothing is being
@@ -56,7 +62,7 @@ type destination struct {
 func NewRouter(cfg RouterConfig) *Router {
 	cfg.Config = cfg.withDefaults()
 	cfg.Port = cmp.Or(cfg.Port, smtpPort)
-	cfg.Parallel = max(cmp.Or(cfg.Parallel, 10), 1)
+	cfg.Parallel = max(cmp.Or(cfg.Parallel, 20), 1)
 	cfg.Destinations = max(cmp.Or(cfg.Destinations, 1000), 1)
 	cfg.Keep = cmp.Or(cfg.Keep, 2*cfg.RetryMax)
 	return &Router{cfg: cfg, known: make(map[string]*destination)}
@@ -70,75 +76,188 @@ type hop struct {
 	recipients []int // by index
 }
 
-// Deliver hands m over to the next hop of each recipient and returns their
-// outcomes, in their order; none is Later. Each hop gets what Relay.Deliver
-// promises; m.Content may be read by several of them at the same time. It returns
-// when the last hop has answered.
+// Deliver hands m over to the next hop of each recipient. It tells done of
+// recipients, by index, and of their outcomes, as each hop decides them: each
+// recipient exactly once, in the goroutine of the caller; none is Later. Each hop
+// gets what Relay.Deliver promises; m.Content may be read by several of them at
+// the same time. It returns when the last hop has answered.
 //
 // A domain outside ASCII is written as the DNS has it where the local part is
 // ASCII, so that it needs no SMTPUTF8.
-func (r *Router) Deliver(ctx context.Context, m Message) []Outcome {
-	out := make([]Outcome, len(m.Recipients))
-	hops, to := r.split(&m, out)
+func (r *Router) Deliver(ctx context.Context, m Message, done func(indices []int, outcomes []Outcome)) {
+	plan := r.plan(&m)
+	if len(plan.none) > 0 {
+		done(plan.none, plan.why)
+	}
 	m.Sender = asciiAddress(m.Sender)
-	slots := make(chan struct{}, r.cfg.Parallel)
-	var wg sync.WaitGroup
-	for _, h := range hops {
-		part := m
-		part.Recipients = make([]Recipient, len(h.recipients))
-		for k, i := range h.recipients {
-			part.Recipients[k] = m.Recipients[i]
-			part.Recipients[k].Address = to[i]
+	if len(plan.hops) == 1 {
+		r.serve(ctx, m, &plan, plan.hops[0], done)
+		return
+	}
+
+	type part struct {
+		indices  []int
+		outcomes []Outcome
+		fault    any // a panic outside of a transaction
+	}
+	parts := make(chan part)
+	gone := make(chan struct{}) // nobody receives
+	defer close(gone)
+	send := func(p part) {
+		select {
+		case parts <- p:
+		case <-gone:
 		}
-		slots <- struct{}{}
-		wg.Go(func() {
-			defer func() { <-slots }()
-			d := r.take(h)
-			defer r.release(h.key, d)
-			for k, o := range d.Deliver(ctx, part) {
-				out[h.recipients[k]] = o
+	}
+	todo := make(chan *hop, len(plan.hops))
+	for _, h := range plan.hops {
+		todo <- h
+	}
+	close(todo)
+	var workers sync.WaitGroup
+	for range min(r.cfg.Parallel, len(plan.hops)) {
+		workers.Go(func() {
+			for h := range todo {
+				func() {
+					defer func() {
+						if v := recover(); v != nil {
+							send(part{fault: v})
+						}
+					}()
+					r.serve(ctx, m, &plan, h, func(indices []int, outcomes []Outcome) { send(part{indices: indices, outcomes: outcomes}) })
+				}()
 			}
 		})
 	}
-	wg.Wait()
-	return out
+	go func() {
+		workers.Wait()
+		close(parts)
+	}()
+	var fault any
+	for p := range parts {
+		if p.fault == nil {
+			done(p.indices, p.outcomes)
+			continue
+		}
+		if _, fatal := p.fault.(Unaccounted); fatal {
+			panic(p.fault)
+		}
+		fault = p.fault
+	}
+	if fault != nil {
+		panic(fault)
+	}
 }
 
-// split sorts the recipients of m by next hop, in the order in which these first
-// occur, and returns their addresses for the wire. Those that have none get their
-// outcome.
-func (r *Router) split(m *Message, out []Outcome) (hops []*hop, to []string) {
-	to = make([]string, len(m.Recipients))
-	if len(r.cfg.Hosts) > 0 && len(m.Recipients) > 0 {
-		all := &hop{hosts: r.cfg.Hosts, direct: r.cfg.Direct}
-		for i := range m.Recipients {
-			to[i] = asciiAddress(m.Recipients[i].Address)
-			all.recipients = append(all.recipients, i)
+// serve hands m over to one hop.
+func (r *Router) serve(ctx context.Context, m Message, plan *plan, h *hop, done func([]int, []Outcome)) {
+	part := m
+	part.Recipients = make([]Recipient, len(h.recipients))
+	for k, i := range h.recipients {
+		part.Recipients[k] = m.Recipients[i]
+		part.Recipients[k].Address = plan.to[i]
+	}
+	d := r.take(h)
+	defer r.release(h.key, d)
+	d.Deliver(ctx, part, func(indices []int, outcomes []Outcome) {
+		of := make([]int, len(indices))
+		for k, i := range indices {
+			of[k] = h.recipients[i]
 		}
-		return []*hop{all}, to
+		done(of, outcomes)
+	})
+}
+
+// Destinations names the destination of each recipient of m, in a form that means
+// something only to compare with; "" is that of a recipient for whom Deliver asks
+// no other host.
+func (r *Router) Destinations(m *Message) []string {
+	plan := r.plan(m)
+	keys := make([]string, len(m.Recipients))
+	for _, h := range plan.hops {
+		for _, i := range h.recipients {
+			keys[i] = h.key
+		}
+	}
+	return keys
+}
+
+// plan says where the recipients of a message go.
+type plan struct {
+	hops []*hop // in the order in which they first occur
+	to   []string
+	none []int // those that have no next hop
+	why  []Outcome
+}
+
+// plan sorts the recipients of m by next hop, and writes their addresses for the
+// wire.
+func (r *Router) plan(m *Message) plan {
+	p := plan{to: make([]string, len(m.Recipients))}
+	for i := range m.Recipients {
+		p.to[i] = asciiAddress(m.Recipients[i].Address)
+	}
+	nobody := new(Session) // the outcomes name no peer
+	hosts, direct, err := r.relays(m.Sender)
+	if err != nil {
+		for i := range m.Recipients {
+			p.refuse(i, nobody.local(Tempfail, "routing", "3.5", err.Error()))
+		}
+		return p
 	}
 	byKey := make(map[string]*hop)
-	none := new(Session) // the outcomes name no peer
-	for i := range m.Recipients {
-		to[i] = asciiAddress(m.Recipients[i].Address)
-		a, err := address.Parse(to[i])
-		switch {
-		case err != nil:
-			out[i] = none.local(Permfail, "RCPT", "1.3", "the address is not fit for SMTP")
-			continue
-		case a.Domain == "":
-			out[i] = none.local(Permfail, "RCPT", "1.2", "the address has no domain, and there is no smarthost")
-			continue
-		}
-		h := byKey[a.Domain]
+	add := func(i int, key string, hosts []Host, direct bool) {
+		h := byKey[key]
 		if h == nil {
-			h = &hop{key: a.Domain, hosts: []Host{r.domainHost(a.Domain)}, direct: true}
-			byKey[a.Domain] = h
-			hops = append(hops, h)
+			h = &hop{key: key, hosts: hosts, direct: direct}
+			byKey[key] = h
+			p.hops = append(p.hops, h)
 		}
 		h.recipients = append(h.recipients, i)
 	}
-	return hops, to
+	if len(hosts) > 0 {
+		key := hostsKey(hosts)
+		for i := range m.Recipients {
+			add(i, key, hosts, direct)
+		}
+		return p
+	}
+	for i := range m.Recipients {
+		a, err := address.Parse(p.to[i])
+		switch {
+		case err != nil:
+			p.refuse(i, nobody.local(Permfail, "RCPT", "1.3", "the address is not fit for SMTP"))
+		case a.Domain == "":
+			p.refuse(i, nobody.local(Permfail, "RCPT", "1.2", "the address has no domain, and there is no smarthost"))
+		default:
+			add(i, a.Domain, []Host{r.domainHost(a.Domain)}, true)
+		}
+	}
+	return p
+}
+
+func (p *plan) refuse(i int, o Outcome) { p.none, p.why = append(p.none, i), append(p.why, o) }
+
+// relays returns the relays for mail from a sender; without one it goes to the
+// MX. The error is temporary.
+func (r *Router) relays(sender string) (hosts []Host, direct bool, err error) {
+	hosts, err = r.cfg.Senders.For(sender)
+	switch {
+	case err != nil:
+		return nil, false, err
+	case len(hosts) > 0:
+		return hosts, false, nil
+	}
+	return r.cfg.Hosts, r.cfg.Direct, r.cfg.Waits
+}
+
+// hostsKey names a list of relays, with their logins; no domain has such a name.
+func hostsKey(hosts []Host) string {
+	var b strings.Builder
+	for _, h := range hosts {
+		b.WriteString(h.Login + "|" + h.String() + " ")
+	}
+	return b.String()
 }
 
 // domainHost returns where the mail of a domain goes: to its MX, or to the
@@ -234,8 +353,10 @@ func (r *Router) forget(key string) {
 	r.closing.Go(d.Close)
 }
 
-// Flush ends the rest of all destinations that could not be reached.
+// Flush ends the rest of all destinations that could not be reached, and the
+// patience with logins that were refused.
 func (r *Router) Flush() {
+	r.cfg.Credentials.Flush()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, d := range r.known {

@@ -46,7 +46,7 @@ func TestRouterSplits(t *testing.T) {
 	}})
 	defer r.Close()
 	to := []string{"1@a.example", "2@b.example", "3@A.Example.", "bare", "4@gone.example", "not an address", "5@b\u00fccher.example", "6@b.example", "7@xn--bcher-kva.example"}
-	out := r.Deliver(t.Context(), testMessage(0, to...))
+	out := outcomes(t.Context(), r, testMessage(0, to...))
 	want := `1@a.example sent 2.0.0 end-of-data 250
 2@b.example sent 2.0.0 end-of-data 250
 3@A.Example. sent 2.0.0 end-of-data 250
@@ -84,7 +84,7 @@ func TestRouterSmarthost(t *testing.T) {
 		"relay.example": {"MX 1 in.example"}, "in.example": {"192.0.2.1"},
 	}}})
 	defer r.Close()
-	out := r.Deliver(t.Context(), testMessage(0, "1@a.example", "2@b.example"))
+	out := outcomes(t.Context(), r, testMessage(0, "1@a.example", "2@b.example"))
 	for i := range out {
 		if out[i].Verdict != Sent || out[i].Relay != "in.example[192.0.2.1]:26" {
 			t.Errorf("%+v", out[i])
@@ -93,7 +93,7 @@ func TestRouterSmarthost(t *testing.T) {
 	if c := sink.Counts(); c.Connections != 1 || c.Transactions != 1 {
 		t.Errorf("%+v", c)
 	}
-	if out := r.Deliver(t.Context(), testMessage(0)); len(out) != 0 {
+	if out := outcomes(t.Context(), r, testMessage(0)); len(out) != 0 {
 		t.Errorf("%+v", out)
 	}
 }
@@ -116,7 +116,7 @@ func TestRouterAccounts(t *testing.T) {
 		for i, d := range domains {
 			to = append(to, fmt.Sprintf("u%d@%s", i, d))
 		}
-		for i, o := range r.Deliver(t.Context(), testMessage(0, to...)) {
+		for i, o := range outcomes(t.Context(), r, testMessage(0, to...)) {
 			if o.Status() != want[domains[i]] {
 				rt.Fatalf("%s: %s %s", to[i], o.Status(), o.Text())
 			}
@@ -153,7 +153,7 @@ func TestRouterParallel(t *testing.T) {
 		r := NewRouter(RouterConfig{Parallel: 4, Config: Config{Dial: dial, Resolver: zone}})
 		defer r.Close()
 		began := time.Now()
-		r.Deliver(t.Context(), testMessage(0, names...))
+		outcomes(t.Context(), r, testMessage(0, names...))
 		if d := time.Since(began); peak != 4 || d != 3*time.Second {
 			t.Errorf("%d at a time, %v in all", peak, d)
 		}
@@ -171,7 +171,7 @@ func TestRouterRemembers(t *testing.T) {
 		defer r.Close()
 		send := func(domain string, tried bool) {
 			t.Helper()
-			o := r.Deliver(t.Context(), testMessage(0, "x@"+domain))[0]
+			o := outcomes(t.Context(), r, testMessage(0, "x@"+domain))[0]
 			if o.Verdict != Tempfail || o.Refused == tried {
 				t.Errorf("%s after %v: %+v", domain, time.Since(r.swept), o)
 			}
@@ -212,7 +212,7 @@ func TestRouterClose(t *testing.T) {
 		r := NewRouter(RouterConfig{Config: Config{Dial: dial, Resolver: newAnyDomain("a", "b")}})
 		var wg sync.WaitGroup
 		wg.Go(func() {
-			for _, o := range r.Deliver(t.Context(), testMessage(0, "x@a", "x@b")) {
+			for _, o := range outcomes(t.Context(), r, testMessage(0, "x@a", "x@b")) {
 				if o.Verdict != Sent {
 					t.Errorf("%+v", o)
 				}

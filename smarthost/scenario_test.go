@@ -60,12 +60,29 @@ func play(t *testing.T, sc *smtptest.Scenario, client, server net.Conn) {
 	go func() { served <- sc.Script.Serve(ctx, server) }()
 
 	var got []string
-	s, err := NewSession(t.Context(), Config{Name: "client.example.org"}, client, testHost, testIP)
+	relay := "test[192.0.2.1]:25"
+	if sc.LMTP {
+		relay = "lmtp:" + relay
+	}
+	s, err := NewSession(t.Context(), Config{Name: "client.example.org", LMTP: sc.LMTP}, client, testHost, testIP)
 	for _, to := range sc.To {
 		m := testMessage(sc.Content, to...)
 		var out []Outcome
 		if err == nil {
-			out = s.Send(t.Context(), m)
+			early := make([]Outcome, len(to))
+			out = s.send(t.Context(), m, func(indices []int, outcomes []Outcome) {
+				for k, i := range indices {
+					if early[i].Verdict != 0 {
+						t.Errorf("%s is told of twice", to[i])
+					}
+					early[i] = outcomes[k]
+				}
+			})
+			for i := range early {
+				if early[i].Verdict != 0 && early[i] != out[i] {
+					t.Errorf("%s was %+v and became %+v", to[i], early[i], out[i])
+				}
+			}
 		} else {
 			for range to {
 				out = append(out, connectOutcome(err))
@@ -76,7 +93,7 @@ func play(t *testing.T, sc *smtptest.Scenario, client, server net.Conn) {
 			if text := out[i].Text(); text != oneLine(text) || text == "" && out[i].Verdict != Later {
 				t.Errorf("%s: the text is %q", a, text)
 			}
-			if out[i].Relay != "test[192.0.2.1]:25" {
+			if out[i].Relay != relay {
 				t.Errorf("%s: the relay is %q", a, out[i].Relay)
 			}
 		}

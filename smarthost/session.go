@@ -31,7 +31,7 @@ type Session struct {
 // says nothing about a message, unless the DNS says that there is no second host.
 type Error struct {
 	Relay   string          // host[ip]:port
-	Command string          // credentials, connect, TLS, greeting, EHLO, HELO, STARTTLS, AUTH
+	Command string          // credentials, connect, TLS, greeting, EHLO, HELO, LHLO, STARTTLS, AUTH
 	Reply   *smtp.SMTPError // nil if there was none
 	Err     error           // nil if there is a Reply
 	TLS     string          // as in Outcome
@@ -77,7 +77,7 @@ func NewSession(ctx context.Context, cfg Config, conn net.Conn, h Host, ip netip
 
 // open makes a session with a peer, as NewSession does.
 func (p *peer) open(ctx context.Context, conn net.Conn, ip netip.Addr) (*Session, error) {
-	s := &Session{cfg: p.cfg, peer: p, relay: relayName(p.host, ip.String())}
+	s := &Session{cfg: p.cfg, peer: p, relay: p.cfg.relayName(p.host, ip)}
 	s.wire = newWire(conn, &s.cfg.Timeouts)
 	unwatch := s.wire.watch(ctx)
 	defer unwatch()
@@ -110,6 +110,9 @@ func (s *Session) begin(ctx context.Context) error {
 
 func (s *Session) ehlo() error {
 	t := s.wire.t
+	if s.cfg.LMTP {
+		return s.lhlo()
+	}
 	r, err := s.ask("EHLO "+s.cfg.Name, t.Hello)
 	if err == nil && r.Code/100 == 2 {
 		s.ext = parseExtensions(r.lines)

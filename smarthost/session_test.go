@@ -294,7 +294,7 @@ func (s *slow) Read(b []byte) (int, error) {
 
 func TestUnaccounted(t *testing.T) {
 	recovered := func(f func()) (text string) {
-		defer func() { text, _ = recover().(string) }()
+		defer func() { u, _ := recover().(Unaccounted); text = string(u) }()
 		f()
 		return ""
 	}

@@ -16,6 +16,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"dma/internal/mapfile"
 )
 
 // peer is a host to connect to, with what is known about it before that.
@@ -236,12 +238,7 @@ func (p *peer) verifyChain(chain []*x509.Certificate, name string) error {
 	}
 	names := p.policy.Names
 	if len(names) == 0 {
-		names = []string{name}
-		// The MX records that led to this host may be forged. Where a secret is at
-		// stake the certificate must be for what the credentials name.
-		if p.login != nil && p.host.Domain != "" && p.login.host.Name == p.host.Domain {
-			names = []string{p.host.Domain, "." + p.host.Domain}
-		}
+		names = p.defaultNames(name)
 	}
 	for _, n := range names {
 		if certificateFor(leaf, n) {
@@ -249,6 +246,20 @@ func (p *peer) verifyChain(chain []*x509.Certificate, name string) error {
 		}
 	}
 	return fmt.Errorf("the certificate is for %s, not for %s", certificateNames(leaf), strings.Join(names, " or "))
+}
+
+// defaultNames returns for which names a certificate may be where the policy names
+// none. The MX records that led to a host may be forged, so the name of the host
+// proves nothing (RFC 7672 section 1.3.2): the certificate must be for the domain
+// that somebody wrote down, or for a host below it, unless the host itself is
+// written down, in the credentials. The domains of recipients are served by hosts
+// that are called anything; their name has to do, as in Postfix at this level.
+func (p *peer) defaultNames(name string) []string {
+	if p.host.Domain == "" || p.login != nil && p.login.host.Name == name || p.login == nil && p.cfg.Direct {
+		return []string{name}
+	}
+	domain := inASCII(p.host.Domain)
+	return []string{domain, "." + domain}
 }
 
 // certificateFor reports whether a certificate is for a host, or, if name begins
@@ -313,8 +324,8 @@ func loadCertificate(path string) (*tls.Certificate, error) {
 	if path == "" {
 		return new(tls.Certificate), nil
 	}
-	f := textFile{path: path}
-	data, _, err := f.read()
+	f := mapfile.File{Path: path}
+	data, _, err := f.Read()
 	if err != nil {
 		return nil, fmt.Errorf("our own certificate: %w", err)
 	}

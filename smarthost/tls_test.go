@@ -105,7 +105,7 @@ func cell(t *testing.T, row, column string) string {
 	cfg := relayTo(t, v, login)
 	cfg.TLS = withPolicy(policy)
 	r := New(cfg)
-	out := r.Deliver(t.Context(), testMessage(0, "a@x"))[0]
+	out := outcomes(t.Context(), r, testMessage(0, "a@x"))[0]
 	r.Close()
 	v.checkSilence(t)
 	commands := v.commands()
@@ -206,7 +206,7 @@ func TestReasons(t *testing.T) {
 				cfg.TLS = withPolicy(c.policy)
 				r := New(cfg)
 				defer r.Close()
-				out := r.Deliver(t.Context(), testMessage(0, "a@x"))[0]
+				out := outcomes(t.Context(), r, testMessage(0, "a@x"))[0]
 				if out.Verdict != Tempfail || out.Text() != c.want || out.Relay != "relay.example[192.0.2.1]:25" {
 					t.Errorf("%v %s: %s\nwant %s", out.Verdict, out.Relay, out.Text(), c.want)
 				}
@@ -229,7 +229,7 @@ func TestNextHost(t *testing.T) {
 		}
 		r := New(cfg)
 		defer r.Close()
-		out := r.Deliver(t.Context(), testMessage(0, "a@x"))[0]
+		out := outcomes(t.Context(), r, testMessage(0, "a@x"))[0]
 		if out.Verdict != Sent || out.Relay != "relay.example[192.0.2.2]:25" || out.TLS != "TLS1.3 verified" || bad.commands() != "EHLO STARTTLS" {
 			t.Errorf("%+v; %s", out, bad.commands())
 		}
@@ -242,8 +242,8 @@ func TestHello(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		v := &tlsServer{}
 		r := New(relayTo(t, v, true))
-		r.Deliver(t.Context(), testMessage(0, "a@x"))
-		r.Deliver(t.Context(), testMessage(0, "a@x"))
+		outcomes(t.Context(), r, testMessage(0, "a@x"))
+		outcomes(t.Context(), r, testMessage(0, "a@x"))
 		r.Close()
 		synctest.Wait()
 		want := "EHLO STARTTLS TLS EHLO AUTH MAIL RCPT DATA message+login MAIL RCPT DATA message+login QUIT"
@@ -278,7 +278,7 @@ func TestImplicit(t *testing.T) {
 			cfg.Hosts[0].Port = c.port
 			cfg.TLS = withPolicy(c.policy)
 			r := New(cfg)
-			out := r.Deliver(t.Context(), testMessage(0, "a@x"))
+			out := outcomes(t.Context(), r, testMessage(0, "a@x"))
 			r.Close()
 			if got := describe("a@x", &out[0]); got != c.want || v.dials != 1 {
 				t.Errorf("%+v: %s (%s)", c, got, out[0].Text())
@@ -312,7 +312,7 @@ func TestClientCertificate(t *testing.T) {
 				cfg := relayTo(t, v, false)
 				cfg.TLS, cfg.CertFile = withPolicy(TLSPolicy{Level: TLSVerify}), path
 				r := New(cfg)
-				out := r.Deliver(t.Context(), testMessage(0, "a@x"))[0]
+				out := outcomes(t.Context(), r, testMessage(0, "a@x"))[0]
 				r.Close()
 				if out.Text() != c.text || (out.Verdict == Sent) != (len(v.names) == 1 && v.names[0] == "client.example") {
 					t.Errorf("%s; the server knows %v", out.Text(), v.names)
@@ -322,9 +322,18 @@ func TestClientCertificate(t *testing.T) {
 	}
 }
 
-// TestNamesOfMX: where credentials are for a domain, the hosts that its MX records
-// name have to be of that domain, because the records can be forged.
+// TestNamesOfMX: the hosts that the MX records of a smarthost's domain name have to
+// be of that domain, because the records can be forged; with credentials those of
+// a recipient's domain too.
 func TestNamesOfMX(t *testing.T) {
+	direct := func(p *peer) *peer {
+		p.cfg.Direct = true
+		return p
+	}
+	account := func(host string, p *peer) *peer {
+		p.login.host.Name = host
+		return p
+	}
 	policy := func(secret bool, names ...string) *peer {
 		p := &peer{cfg: &Config{RootCAs: testPKI().roots, Now: time.Now}, host: Host{Name: "other.example", Domain: "domain.example", Port: 25}}
 		p.policy = TLSPolicy{Level: TLSVerify, Names: names}
@@ -338,8 +347,13 @@ func TestNamesOfMX(t *testing.T) {
 		cert string
 		ok   bool
 	}{
-		{policy(false), "other", true},
-		{policy(false), "below", false},
+		{policy(false), "other", false},
+		{policy(false), "below", true},
+		{policy(false, "other.example"), "other", true},
+		{direct(policy(false)), "other", true},
+		{direct(policy(false)), "below", false},
+		{direct(policy(true)), "other", false},
+		{account("other.example", policy(true)), "other", true},
 		{policy(true), "other", false},
 		{policy(true), "below", true},
 		{policy(true, "other.example"), "other", true},
@@ -350,7 +364,7 @@ func TestNamesOfMX(t *testing.T) {
 		cert := testPKI().certs[c.cert]
 		state, err := c.p.verify(tls.ConnectionState{PeerCertificates: []*x509.Certificate{cert.Leaf}}, c.p.host.Name)
 		if (err == nil) != c.ok || c.ok && state != "verified" {
-			t.Errorf("%v with login %v, %s: %q, %v", c.p.policy.Names, c.p.login != nil, c.cert, state, err)
+			t.Errorf("%v with login %v, direct %v, %s: %q, %v", c.p.policy.Names, c.p.login != nil, c.p.cfg.Direct, c.cert, state, err)
 		}
 	}
 }
@@ -372,7 +386,7 @@ func TestLoginOfMX(t *testing.T) {
 			cfg.Resolver = fakeResolver{"domain.example": {"MX 10 " + mx}, mx: {"192.0.2.1"}}
 			cfg.Credentials = NewCredentials(CredentialOptions{File: writeAuth(t, testUser+"|domain.example:"+testSecret)})
 			r := New(cfg)
-			out := r.Deliver(t.Context(), testMessage(0, "a@x"))
+			out := outcomes(t.Context(), r, testMessage(0, "a@x"))
 			r.Close()
 			if got := describe("a@x", &out[0]); got != want {
 				t.Errorf("%s: %s (%s)", mx, got, out[0].Text())

@@ -24,14 +24,26 @@ type transaction struct {
 	taken   []int    // those whose RCPT was accepted
 	lost    *Outcome // why the connection is given up
 	useUTF8 bool
+
+	// early is told of outcomes that are known long before the last of them is:
+	// with LMTP each recipient may take the peer its time.
+	early func(indices []int, outcomes []Outcome)
 }
 
 // Send hands m over in one transaction and returns the outcome of every
 // recipient, in their order. At least one of them is not Later. When ctx is done
 // the connection is given up at once, except while the reply to the whole message
 // is due: that is waited for, up to Timeouts.Grace.
-func (s *Session) Send(ctx context.Context, m Message) []Outcome {
-	t := &transaction{s: s, m: &m, out: make([]Outcome, len(m.Recipients))}
+//
+// LMTP has a reply to the message for each recipient: what is said of Grace holds
+// for all of them together.
+func (s *Session) Send(ctx context.Context, m Message) []Outcome { return s.send(ctx, m, nil) }
+
+// send is Send, and tells early, unless it is nil, of outcomes as LMTP decides
+// them, in groups: those recipients, by index, and their outcomes. It is called by
+// the same goroutine, and not for what Send decides in another way.
+func (s *Session) send(ctx context.Context, m Message, early func([]int, []Outcome)) []Outcome {
+	t := &transaction{s: s, m: &m, out: make([]Outcome, len(m.Recipients)), early: early}
 	s.stale = false
 	unwatch := s.wire.watch(ctx)
 	if t.prepare() {
@@ -49,7 +61,7 @@ func (s *Session) Send(ctx context.Context, m Message) []Outcome {
 // settle gives a recipient its outcome, the only one it gets.
 func (t *transaction) settle(i int, o Outcome) {
 	if t.out[i].Verdict != 0 {
-		panic(fmt.Sprintf("smarthost: message %s: recipient %d is %v and should become %v", t.m.ID, i, t.out[i].Verdict, o.Verdict))
+		panic(unaccounted("message %s: recipient %d is %v and should become %v", t.m.ID, i, t.out[i].Verdict, o.Verdict))
 	}
 	t.out[i] = o
 }
@@ -78,14 +90,14 @@ func (t *transaction) finish() {
 	}
 	for i := range t.out {
 		if t.out[i].Verdict == 0 {
-			panic(fmt.Sprintf("smarthost: message %s: recipient %d of %d has no outcome", t.m.ID, i, len(t.out)))
+			panic(unaccounted("message %s: recipient %d of %d has no outcome", t.m.ID, i, len(t.out)))
 		}
 		if t.out[i].Verdict != Later {
 			decided++
 		}
 	}
 	if decided == 0 && len(t.out) > 0 {
-		panic(fmt.Sprintf("smarthost: message %s: a transaction decided nothing", t.m.ID))
+		panic(unaccounted("message %s: a transaction decided nothing", t.m.ID))
 	}
 }
 
@@ -159,6 +171,8 @@ func (t *transaction) unfit() (o Outcome) {
 		return s.local(Permfail, "MAIL", "1.7", "the sender's address is not fit for SMTP")
 	case s.ext.maxSize > 0 && t.c.size > s.ext.maxSize:
 		return s.local(Permfail, "MAIL", "3.4", fmt.Sprintf("the message has %d octets, the relay takes %d", t.c.size, s.ext.maxSize))
+	case !s.ext.utf8 && !isASCII(m.Sender) && m.Rewritten:
+		return s.local(Tempfail, "MAIL", "6.7", "the relay does not offer SMTPUTF8, which the sender's address needs that our own REWRITE or MASQUERADE gives")
 	case !s.ext.utf8 && !isASCII(m.Sender):
 		return s.local(Permfail, "MAIL", "6.7", "the relay does not offer SMTPUTF8, which the sender's address needs")
 	case !s.ext.utf8 && m.UTF8 && t.c.header8Bit:
@@ -335,27 +349,34 @@ func (t *transaction) data() {
 	case !ok:
 	case r.Code/100 != 3:
 		t.settleRest(t.taken, s.byReply("DATA", r))
+	case len(t.taken) == 0 && s.cfg.LMTP:
+		// The peer wants content for nobody, and would answer for nobody.
+		s.abort()
 	case len(t.taken) == 0:
 		// The peer wants content for nobody: an empty one ends it.
 		if r, err := s.ask(".", s.wire.t.Dot); err != nil || r.Code == 421 || r.Code/100 == 3 {
 			s.abort()
 		}
 		s.dirty = false
+	case s.wire.br.Buffered() > 0:
+		// An answer to nothing, whatever it says.
+		t.giveUp(s.local(Tempfail, endOfData, "5.0", answeredEarly))
+	case s.cfg.LMTP:
+		t.contentEach()
 	default:
 		t.content()
 	}
 }
 
+const (
+	endOfData     = "end of data"
+	answeredEarly = "the relay answered before it had the message"
+)
+
 // content writes the message while it waits for the reply, since a peer may
 // refuse in the middle of it, and take nothing more until its reply is read.
 func (t *transaction) content() {
-	const command = "end of data"
 	s := t.s
-	if s.wire.br.Buffered() > 0 {
-		// An answer to nothing, whatever it says.
-		t.giveUp(s.local(Tempfail, command, "5.0", "the relay answered before it had the message"))
-		return
-	}
 	writing := s.wire.send(t.m)
 	r, err := readReply(s.wire.br)
 	early := !s.wire.isCommitted()
@@ -363,10 +384,9 @@ func (t *transaction) content() {
 		_ = s.wire.nc.Close() // ends the writing
 	}
 	w := <-writing
-	err = s.wire.explain(err, s.wire.t.Dot)
 	s.dirty = false
 	if err == nil && !early && w.err == nil && r.Code != 421 && r.Code/100 != 3 {
-		o := s.byReply(command, r)
+		o := s.byReply(endOfData, r)
 		o.DSN = s.ext.dsn && o.Verdict == Sent
 		t.settleRest(t.taken, o)
 		s.wire.uncommit()
@@ -376,24 +396,31 @@ func (t *transaction) content() {
 		return
 	}
 	// What is left ends the session.
-	var o Outcome
-	switch {
-	case errors.Is(w.err, errContent):
-		o = s.local(Tempfail, command, "3.0", w.err.Error())
-	case err != nil:
-		if w.err != nil && !errors.Is(err, errStopped) {
-			err = w.err
-		}
-		o = t.lostAt(command, err)
-		o.Uncertain = w.written
-		o.Refused = o.Refused && !w.written
-	default:
-		o = s.byReply(command, r)
-		if r.Code/100 == 5 {
-			// A refusal counts, also one in the middle of the message.
-			t.settleRest(t.taken, o)
-		}
-		o.Uncertain = w.written && r.Code != 421
+	if err != nil || errors.Is(w.err, errContent) {
+		t.giveUp(t.unanswered(w, err))
+		return
 	}
+	o := s.byReply(endOfData, r)
+	if r.Code/100 == 5 {
+		// A refusal counts, also one in the middle of the message.
+		t.settleRest(t.taken, o)
+	}
+	o.Uncertain = w.written && r.Code != 421
 	t.giveUp(o)
+}
+
+// unanswered is the outcome when the reply to the content did not come: writing
+// it ended with w, waiting for the reply with err.
+func (t *transaction) unanswered(w delivery, err error) Outcome {
+	if errors.Is(w.err, errContent) {
+		return t.s.local(Tempfail, endOfData, "3.0", w.err.Error())
+	}
+	err = t.s.wire.explain(err, t.s.wire.t.Dot)
+	if w.err != nil && !errors.Is(err, errStopped) {
+		err = w.err
+	}
+	o := t.lostAt(endOfData, err)
+	o.Uncertain = w.written
+	o.Refused = o.Refused && !w.written
+	return o
 }

@@ -19,6 +19,13 @@
 //	log         one journal a message
 //	lock        one lock file a role: queue, net
 //
+// A spool belongs to one uid, which serves it and alone submits to it (Init), or
+// it is shared: every user submits to it by a setgid program, and the queue
+// process and the net process serve it as two users without privilege
+// (InitShared). Then the owners and modes of Layout let each process make its
+// own steps and no others. The net process cannot open the directories that it
+// moves names to, and syncs by the one that they have left (NewSyncerFrom).
+//
 // The file ballast in the spool is room to be given up when the disk is full,
 // the file .flush in tempfail a request to try everything now. Names that
 // begin with a dot are no recipients.

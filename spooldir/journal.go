@@ -332,7 +332,7 @@ func (s *Spool) journal(id string) string { return s.file(LogDir, id) }
 func (s *Spool) CreateJournal(id string) (bool, error) {
 	fd := -1
 	err := ignoringEINTR(func() (err error) {
-		fd, err = unix.Open(s.journal(id), unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o660)
+		fd, err = unix.Open(s.journal(id), unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, modeJournal)
 		return err
 	})
 	if errors.Is(err, fs.ErrExist) {
@@ -343,6 +343,13 @@ func (s *Spool) CreateJournal(id string) (bool, error) {
 	}
 	if err != nil {
 		return false, &fs.PathError{Op: "create", Path: s.journal(id), Err: err}
+	}
+	if s.shared {
+		// The net process appends by the group, whatever our umask.
+		if err := unix.Fchmod(fd, modeJournal); err != nil {
+			unix.Close(fd)
+			return true, &fs.PathError{Op: "chmod", Path: s.journal(id), Err: err}
+		}
 	}
 	return true, unix.Close(fd)
 }

@@ -375,3 +375,13 @@ func (s *Spool) Find(name Name) ([]State, error) {
 	}
 	return in, nil
 }
+
+// SubmittedBy returns the uid of whoever handed a message in. The envelope's
+// word counts only in a file that the owner of the spool wrote, such as one that
+// came through the socket; any other file was written by its submitter.
+func (s *Spool) SubmittedBy(m *Message) int {
+	if m.Submitter == s.owner {
+		return m.UID
+	}
+	return m.Submitter
+}

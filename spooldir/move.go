@@ -72,13 +72,23 @@ func (s *Spool) settle(name Name, from, to State) (bool, error) {
 		return true, goneOr(err)
 	}
 	if a.Dev != b.Dev || a.Ino != b.Ino {
-		if s.sound(to, name) && (from.Rank() < to.Rank() || !s.sound(from, name)) {
+		there, err := s.sound(to, name)
+		if err != nil {
+			return true, err
+		}
+		here := false
+		if there && from.Rank() >= to.Rank() {
+			if here, err = s.sound(from, name); err != nil {
+				return true, err
+			}
+		}
+		if there && !here {
 			if _, err := s.Quarantine(from, name.file); err != nil {
 				return true, err
 			}
 			return true, ErrGone
 		}
-		_, err := s.Quarantine(to, name.file)
+		_, err = s.Quarantine(to, name.file)
 		return false, err
 	}
 	if to.Rank() >= from.Rank() {
@@ -92,14 +102,19 @@ func (s *Spool) settle(name Name, from, to State) (bool, error) {
 	return false, err
 }
 
-// sound reports whether a name in a state belongs to a committed message.
-func (s *Spool) sound(state State, name Name) bool {
+// sound reports whether a name in a state belongs to a committed message. An
+// error says that it could not be told, and so nothing may be done about it.
+func (s *Spool) sound(state State, name Name) (bool, error) {
 	m, err := s.Open(state, name)
-	if err != nil {
-		return false
+	var corrupt *CorruptError
+	switch {
+	case err == nil:
+		m.Close()
+		return true, nil
+	case errors.As(err, &corrupt), errors.Is(err, ErrGone), errors.Is(err, ErrUncommitted):
+		return false, nil
 	}
-	m.Close()
-	return true
+	return false, err
 }
 
 func goneOr(err error) error {
@@ -154,8 +169,37 @@ func (s *Spool) Quarantine(state State, file string) (string, error) {
 // linkThenUnlink is renameExclusive for systems and file systems without
 // RENAME_NOREPLACE. A kill in between leaves both names, which settle knows.
 func linkThenUnlink(src, dst string) error {
-	if err := ignoringEINTR(func() error { return unix.Link(src, dst) }); err != nil {
+	err := ignoringEINTR(func() error { return unix.Link(src, dst) })
+	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
+		return lookThenRename(src, dst, err)
+	}
+	if err != nil {
 		return err
 	}
 	return ignoringEINTR(func() error { return unix.Unlink(src) })
+}
+
+// lookThenRename is for files that may not be linked: those of other users,
+// where the system protects hard links. Ids never repeat, so only another name
+// of the same message could come under dst between the look and the rename,
+// which then does nothing; or what a person puts there in that instant.
+func lookThenRename(src, dst string, refused error) error {
+	var st unix.Stat_t
+	if err := ignoringEINTR(func() error { return unix.Lstat(src, &st) }); err != nil {
+		return err
+	}
+	err := ignoringEINTR(func() error { return unix.Lstat(dst, &st) })
+	switch {
+	case err == nil:
+		return unix.EEXIST
+	case !errors.Is(err, fs.ErrNotExist):
+		return err
+	}
+	if err := ignoringEINTR(func() error { return unix.Rename(src, dst) }); err != nil {
+		if errors.Is(err, fs.ErrPermission) {
+			return refused
+		}
+		return err
+	}
+	return nil
 }

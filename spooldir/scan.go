@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"strings"
 )
@@ -124,7 +125,11 @@ const FlushFile = ".flush"
 // RequestFlush asks the queue process, running now or later, to try everything
 // that waits.
 func (s *Spool) RequestFlush() error {
-	f, err := os.OpenFile(s.file(Tempfail, FlushFile), os.O_WRONLY|os.O_CREATE, 0o600)
+	// Never an existing one: it asks for the same, and may be another user's.
+	f, err := os.OpenFile(s.file(Tempfail, FlushFile), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 // outcome, which repeats a delivery and loses none.
 type Syncer struct {
 	spool *Spool
+	from  State // the directory that names leave, where those that they reach cannot be opened
 	wait  time.Duration
 	most  int
 	after func(time.Duration, func()) // starts a timer; a test's clock may be here
@@ -39,6 +40,18 @@ func (s *Spool) NewSyncer(fail func(error)) *Syncer {
 		after:   func(d time.Duration, f func()) { time.AfterFunc(d, f) },
 		waiting: make(map[State][]Name),
 	}
+}
+
+// NewSyncerFrom is NewSyncer for a process that moves names out of one state
+// only and may not open the directories that they go to: the net process of a
+// shared spool. A file system that is Ordered makes a rename durable as a whole,
+// so that a sync of the directory which the names have left is as good.
+// Elsewhere the files are synced, which then have to be readable, and that
+// directory.
+func (s *Spool) NewSyncerFrom(state State, fail func(error)) *Syncer {
+	y := s.NewSyncer(fail)
+	y.from = state
+	return y
 }
 
 // Note says that a name has reached a state that has to become durable.
@@ -78,9 +91,14 @@ func (y *Syncer) flush() error {
 	y.mu.Unlock()
 	var errs []error
 	for state, names := range batch {
-		if err := y.spool.Sync(state, names...); err != nil {
+		if err := y.spool.syncFiles(state, names); err != nil {
 			errs = append(errs, err)
+		} else if y.from == "" {
+			errs = append(errs, y.spool.syncState(state))
 		}
+	}
+	if y.from != "" && len(batch) > 0 {
+		errs = append(errs, y.spool.syncState(y.from))
 	}
 	err := errors.Join(errs...)
 	if err != nil && y.fail != nil {
@@ -93,23 +111,38 @@ func (y *Syncer) flush() error {
 // sync of the directory where the file system is Ordered, of each file and the
 // directory elsewhere.
 func (s *Spool) Sync(state State, names ...Name) error {
-	if !s.FileSystem().Ordered {
-		for _, name := range names {
-			f, err := openRegular(s.file(state, name.file))
-			var corrupt *CorruptError
-			if errors.Is(err, ErrGone) || errors.As(err, &corrupt) {
-				continue
-			}
-			if err != nil {
-				return fmt.Errorf("sync: %w", err)
-			}
-			err = f.Sync()
-			f.Close()
-			if err != nil {
-				return fmt.Errorf("sync: %w", err)
-			}
+	if err := s.syncFiles(state, names); err != nil {
+		return err
+	}
+	return s.syncState(state)
+}
+
+// syncFiles syncs the files of names where that of their directory is not
+// enough.
+func (s *Spool) syncFiles(state State, names []Name) error {
+	if s.FileSystem().Ordered {
+		return nil
+	}
+	for _, name := range names {
+		f, err := openRegular(s.file(state, name.file))
+		var corrupt *CorruptError
+		if errors.Is(err, ErrGone) || errors.As(err, &corrupt) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("sync: %w", err)
+		}
+		err = f.Sync()
+		f.Close()
+		if err != nil {
+			return fmt.Errorf("sync: %w", err)
 		}
 	}
+	return nil
+}
+
+// syncState syncs the directory of a state.
+func (s *Spool) syncState(state State) error {
 	if err := syncDir(s.dir(state)); err != nil {
 		return fmt.Errorf("sync: %w", &os.PathError{Op: "fsync", Path: s.dir(state), Err: err})
 	}

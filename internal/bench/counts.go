@@ -105,7 +105,7 @@ func (s *site) trips(ctx context.Context) error {
 		return err
 	}
 	defer sink.Close()
-	for _, n := range []int{1, 200} {
+	for _, n := range []int{1, 50, 500} {
 		var meter smtptest.Meter
 		hosts, err := smarthost.ParseHosts([]string{addr.String()}, 25)
 		if err != nil {
@@ -118,9 +118,9 @@ func (s *site) trips(ctx context.Context) error {
 		for i := range n {
 			m.Recipients = append(m.Recipients, smarthost.Recipient{N: i + 1, Address: fmt.Sprintf("u%d@example.org", i)})
 		}
-		relay.Deliver(ctx, m)
+		relay.Deliver(ctx, m, func([]int, []smarthost.Outcome) {})
 		first := meter.RoundTrips()
-		relay.Deliver(ctx, m)
+		relay.Deliver(ctx, m, func([]int, []smarthost.Outcome) {})
 		fmt.Printf("  %3d recipients by SMTP: %d round trips with the connection, %d for the next message\n", n, first, meter.RoundTrips()-first)
 	}
 	return nil

@@ -84,6 +84,19 @@ func checkRelay(s string) (string, string) {
 	return s, ""
 }
 
+// checkResolver takes the address of a DNS server. An IPv6 address without brackets
+// gets them.
+func checkResolver(s string) (string, string) {
+	if isIPv6(s) {
+		return "[" + s + "]", ""
+	}
+	host, _, ok := cutPort(s)
+	if ip := strings.Trim(host, "[]"); !ok || host != ip && host != "["+ip+"]" || !isIPv4(ip) && (host == ip || !isIPv6(ip)) {
+		return "", "must be ip, ip:port or [ip]:port"
+	}
+	return s, ""
+}
+
 // cutPort takes ":port" off the end of s; port is empty if there is none.
 func cutPort(s string) (host, port string, ok bool) {
 	i := strings.LastIndexByte(s, ':')

@@ -41,14 +41,24 @@ type Config struct {
 	// instead is not what was asked for.
 	SmarthostBad bool
 
-	// Port (PORT, 1 to 65535, default 25) is for relays without a port.
+	// Port (PORT, 1 to 65535, default 25) is for relays without a port, and for
+	// the MX of recipients.
 	Port int
+
+	// Resolver (RESOLVER, list, default none: those of /etc/resolv.conf) has the
+	// DNS servers that are asked for relays and for the MX of recipients, each in
+	// one of the forms ip, ip:port, [ip]:port.
+	Resolver []string
 
 	// Aliases (ALIASES, list of paths, default /etc/aliases).
 	Aliases []string
 
 	// SpoolDir (SPOOLDIR, path, default /var/spool/dma).
 	SpoolDir string
+
+	// Socket (SOCKET, path, default none) is where the service takes mail from
+	// who can't write in the spool. Door has the path that counts.
+	Socket string
 
 	// AuthPath (AUTHPATH, path, default none) is the file with the credentials
 	// for the relays, login|host:password. A relay with credentials gets no mail
@@ -108,7 +118,7 @@ type Config struct {
 
 	// Mailbox (MAILBOX, default mbox:/var/mail/%u) is where local mail goes:
 	// mbox:PATH, maildir:PATH, pipe:COMMAND, lmtp:/SOCKET, lmtp:HOST:PORT. A PATH
-	// begins with / or ~/ and is a pattern for ExpandPath. With lmtp mail waits.
+	// begins with / or ~/ and is a pattern for ExpandPath.
 	Mailbox string
 
 	// Forward (FORWARD, default ~/.forward) is a pattern for ExpandPath.
@@ -163,9 +173,9 @@ type Config struct {
 	// PasswordCmd. Where one uid serves everything nobody else can.
 	TokenUser string
 
-	// TLSPolicy (TLSPOLICY) and Rewrite (REWRITE) are paths of map files, default
-	// none: TLS by destination, sender addresses by user. SenderRelay
-	// (SENDERRELAY), relays by sender, is read and has no effect.
+	// TLSPolicy (TLSPOLICY), SenderRelay (SENDERRELAY) and Rewrite (REWRITE) are
+	// paths of map files, default none: TLS by destination, relays by sender,
+	// sender addresses by user.
 	TLSPolicy, SenderRelay, Rewrite string
 
 	// Metrics (METRICS, path, default none) is the file that gets the figures
@@ -190,6 +200,22 @@ func Default() *Config {
 		MinUID:      1000,
 		MinFree:     Space{Bytes: 16 << 20},
 	}
+}
+
+// DefaultSocket is the socket of the host's own service, where SOCKET names no
+// other.
+const DefaultSocket = "/run/dma/submit.sock"
+
+// Door returns the path of the socket over which mail reaches the service of
+// this configuration: SOCKET, else DefaultSocket for the configuration of the
+// host, DefaultFile, whether that exists or not. For another file without SOCKET
+// it is empty: the host's service would put the mail into another queue than the
+// file names.
+func (c *Config) Door() string {
+	if c.Socket == "" && (c.File == "" || c.File == DefaultFile) {
+		return DefaultSocket
+	}
+	return c.Socket
 }
 
 // Choice is a switch that can also be left to the program.

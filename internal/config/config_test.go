@@ -77,6 +77,7 @@ func TestValues(t *testing.T) {
 		"  PORT   26  \r\n" +
 		`ALIASES aliases, /etc/more-aliases
 SPOOLDIR spool
+SOCKET door.sock
 AUTHPATH sub/auth#1.conf
 CERTFILE /c.pem
 SECURETRANSFER Yes
@@ -109,6 +110,7 @@ TLSPOLICY tls
 SENDERRELAY senders
 REWRITE rewrite
 METRICS /m.prom
+RESOLVER 192.0.2.53, 192.0.2.54:5353 [2001:db8::53]:53 ::1
 #PORT 27
  # PORT 28
 PORT 465 # last, without a newline`
@@ -119,15 +121,17 @@ PORT 465 # last, without a newline`
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(problems) != 1 || problems[0].String() != file+":40: PORT is set on line 3 already; the last line counts, remove the other" {
+	if len(problems) != 1 || problems[0].String() != file+":42: PORT is set on line 3 already; the last line counts, remove the other" {
 		t.Errorf("problems %q", problems)
 	}
 	want := &Config{
 		File:           file,
 		Smarthost:      []string{"a", "b:587", "[192.0.2.1]", "[2001:db8::1]:465", "mx:example.org", "[::1]", "[fe80::1%eth0]"},
 		Port:           465,
+		Resolver:       []string{"192.0.2.53", "192.0.2.54:5353", "[2001:db8::53]:53", "[::1]"},
 		Aliases:        []string{dir + "/aliases", "/etc/more-aliases"},
 		SpoolDir:       dir + "/spool",
+		Socket:         dir + "/door.sock",
 		AuthPath:       dir + "/sub/auth#1.conf",
 		CertFile:       "/c.pem",
 		SecureTransfer: true, StartTLS: true, OpportunisticTLS: true,
@@ -355,4 +359,22 @@ func FuzzParse(f *testing.F) {
 			t.Errorf("%+v\nwritten as\n%sis read as\n%+v", c, b.String(), again)
 		}
 	})
+}
+
+// TestDoor: the socket of the host's own service is not the door of another
+// configuration.
+func TestDoor(t *testing.T) {
+	for _, tc := range []struct{ file, socket, want string }{
+		{"", "", DefaultSocket},
+		{DefaultFile, "", DefaultSocket},
+		{DefaultFile, "/s", "/s"},
+		{"/home/al/dma.conf", "", ""},
+		{"/home/al/dma.conf", "/home/al/s", "/home/al/s"},
+	} {
+		c := Default()
+		c.File, c.Socket = tc.file, tc.socket
+		if got := c.Door(); got != tc.want {
+			t.Errorf("%+v: %q", tc, got)
+		}
+	}
 }

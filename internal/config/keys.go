@@ -58,8 +58,10 @@ func keys(c *Config, dir string) []key {
 	return []key{
 		list("SMARTHOST", &c.Smarthost, true, checkRelay),
 		number("PORT", &c.Port, 1, 65535),
+		list("RESOLVER", &c.Resolver, true, checkResolver),
 		list("ALIASES", &c.Aliases, false, path),
 		text("SPOOLDIR", &c.SpoolDir, false, path),
+		text("SOCKET", &c.Socket, true, path),
 		text("AUTHPATH", &c.AuthPath, true, path),
 		text("CERTFILE", &c.CertFile, true, path),
 		onOff("SECURETRANSFER", &c.SecureTransfer, true),

@@ -102,9 +102,10 @@ func (l *Log) Submitted(id, from string, uid int, size int64, recipients int) {
 		slog.Int64("size", size), slog.Int("recipients", recipients))
 }
 
-// Queued says that the queue process has taken up a committed message.
-func (l *Log) Queued(id, from string, size int64, recipients int) {
-	l.info(EventQueued, slog.String("id", id), address("from", from), slog.Int64("size", size), slog.Int("recipients", recipients))
+// Queued says that the queue process has taken up a committed message that the
+// user uid handed in.
+func (l *Log) Queued(id, from string, uid int, size int64, recipients int) {
+	l.info(EventQueued, slog.String("id", id), address("from", from), slog.Int("uid", uid), slog.Int64("size", size), slog.Int("recipients", recipients))
 }
 
 // Moved says that recipient n went from one spool directory to another, and why

@@ -39,7 +39,7 @@ func everything(l *Log) {
 	l.Started("queue", 4711, "/var/spool/dma")
 	l.Sandboxed("queue", "no_new_privs=yes landlock=abi7 seccomp=yes")
 	l.Submitted("01AB", "alice@example.org", 1000, 2048, 3)
-	l.Queued("01AB", "", 2048, 3)
+	l.Queued("01AB", "", 1000, 2048, 3)
 	l.Moved("01AB", 1, "bob@example.net", "new", "remote", "")
 	l.Moved("01AB", 2, "carol", "forwarding", "tempfail", "home directory cannot be read")
 	l.Expanded("01AB", 3, "staff", "01AB.c3", 5)

@@ -21,26 +21,54 @@ type system struct {
 	getent   []string                      // where the program may be
 	limit    time.Duration                 // for one run of it
 	sockets  func(string) ([]string, bool) // see daemon
+
+	groups *groupFile
+	id     []string                   // where id(1) may be
+	as     func() *syscall.Credential // who runs programs; nil is who we are
 }
 
 // System returns the Source of the system's users: /etc/passwd, and whatever
 // else the passwd line of /etc/nsswitch.conf names (LDAP, sssd, NIS, systemd),
 // which getent(1) is asked for users that the file does not have. getent runs
-// with an environment of its own, for 5 s at most.
+// with an environment of its own, for 5 s at most, and for root as nobody.
 //
 // An answer of getent that there is no such user is final, unless the daemon of
 // a source is known and can't be reached: getent says the same of both. Where
 // nsswitch.conf names more than files and there is no getent, and on systems
 // that keep their users elsewhere (macOS), it can't be told whether a user
 // exists that is not in the file.
-func System() Source {
-	return &system{
+func System() Grouper {
+	s := &system{
 		file:     File("/etc/passwd"),
 		nsswitch: "/etc/nsswitch.conf",
 		getent:   []string{"/usr/bin/getent", "/bin/getent", "/run/current-system/sw/bin/getent"},
 		limit:    5 * time.Second,
 		sockets:  daemon,
+		groups:   &groupFile{path: "/etc/group"},
+		id:       []string{"/usr/bin/id", "/bin/id", "/run/current-system/sw/bin/id"},
 	}
+	if os.Geteuid() == 0 {
+		s.as = s.unprivileged
+	}
+	return s
+}
+
+// The ids of nobody where the file does not say, and a group that no process of
+// that user has: a process cannot be traced by one with another gid, so nobody
+// else's program can change what getent answers to root.
+const (
+	nobody   = 65534
+	untraced = 65533
+)
+
+// unprivileged returns who runs programs for root, which reads no answer of a
+// directory server itself and lets nobody else do so as root.
+func (s *system) unprivileged() *syscall.Credential {
+	uid := nobody
+	if u, err := s.file.Lookup(context.Background(), "nobody"); err == nil && u.UID != 0 {
+		uid = u.UID
+	}
+	return &syscall.Credential{Uid: uint32(uid), Gid: untraced, Groups: []uint32{}}
 }
 
 // Lookup implements Source.
@@ -86,13 +114,7 @@ func (s *system) ask(ctx context.Context, key string) (User, error) {
 	if len(sources) == 0 {
 		return User{}, ErrUnknown
 	}
-	program := ""
-	for _, p := range s.getent {
-		if st, err := os.Stat(p); err == nil && st.Mode().IsRegular() {
-			program = p
-			break
-		}
-	}
+	program := find(s.getent)
 	if program == "" {
 		return User{}, fmt.Errorf("%s names %s, and there is no getent to ask", s.nsswitch, strings.Join(sources, " "))
 	}
@@ -116,25 +138,42 @@ func (s *system) sources(ctx context.Context) ([]string, error) {
 	} else if d.compat {
 		names = append(names, "compat")
 	}
+	more, err := s.switched("passwd")
+	return append(names, more...), err
+}
+
+// switched returns the sources that nsswitch.conf names for a database besides
+// the file.
+func (s *system) switched(database string) ([]string, error) {
 	_, text, err := read(s.nsswitch, 64<<10)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		if runtime.GOOS == "darwin" {
-			return nil, errors.New("not in /etc/passwd, and opendirectoryd is not asked")
+			return nil, errors.New("not in /etc/" + database + ", and opendirectoryd is not asked")
 		}
-		return names, nil
+		return nil, nil
 	case err != nil:
 		return nil, err
 	}
-	return append(names, passwdLine(text)...), nil
+	return databaseLine(text, database), nil
 }
 
-// passwdLine returns the sources of the passwd line of nsswitch.conf that are
-// not the file itself.
-func passwdLine(text string) []string {
+// find returns the first of paths that is a file, or an empty string.
+func find(paths []string) string {
+	for _, p := range paths {
+		if st, err := os.Stat(p); err == nil && st.Mode().IsRegular() {
+			return p
+		}
+	}
+	return ""
+}
+
+// databaseLine returns the sources of a database's line of nsswitch.conf that
+// are not the file itself.
+func databaseLine(text, database string) []string {
 	for line := range strings.SplitSeq(text, "\n") {
 		line, _, _ = strings.Cut(line, "#")
-		rest, ok := strings.CutPrefix(strings.TrimLeft(line, " \t"), "passwd")
+		rest, ok := strings.CutPrefix(strings.TrimLeft(line, " \t"), database)
 		if rest = strings.TrimLeft(rest, " \t"); !ok || rest == "" || rest[0] != ':' {
 			continue
 		}
@@ -161,28 +200,14 @@ func passwdLine(text string) []string {
 // run asks getent for key, which does not begin with a hyphen. There is no "--"
 // before it, since the BSDs would look up a user of that name.
 func (s *system) run(ctx context.Context, program, key string) (User, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.limit)
-	defer cancel()
-	out := &limited{most: 16 << 10}
-	cmd := exec.CommandContext(ctx, program, "passwd", key)
-	cmd.Env = []string{"PATH=/usr/bin:/bin", "LC_ALL=C"}
-	cmd.Dir = "/"
-	cmd.Stdout = out
-	cmd.WaitDelay = time.Second
-	err := cmd.Run()
-	if ctx.Err() != nil {
-		return User{}, fmt.Errorf("getent: %w", ctx.Err())
-	}
-	if out.over {
-		return User{}, errors.New("getent: too much output")
-	}
-	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) && exit.ExitCode() == 2 && len(out.data) == 0 {
+	out, err := s.output(ctx, "getent", program, "passwd", key)
+	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) && exit.ExitCode() == 2 && out == "" {
 		return User{}, ErrUnknown
 	}
 	if err != nil {
-		return User{}, fmt.Errorf("getent: %w", err)
+		return User{}, err
 	}
-	line, rest, _ := strings.Cut(string(out.data), "\n")
+	line, rest, _ := strings.Cut(out, "\n")
 	if rest != "" {
 		return User{}, errors.New("getent: more than one line")
 	}
@@ -191,6 +216,31 @@ func (s *system) run(ctx context.Context, program, key string) (User, error) {
 		return User{}, fmt.Errorf("getent: %w", err)
 	}
 	return u, nil
+}
+
+// output runs a program, called name in errors, and returns what it prints.
+func (s *system) output(ctx context.Context, name, program string, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.limit)
+	defer cancel()
+	out := &limited{most: 16 << 10}
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Env = []string{"PATH=/usr/bin:/bin", "LC_ALL=C"}
+	cmd.Dir = "/"
+	cmd.Stdout = out
+	cmd.WaitDelay = time.Second
+	if s.as != nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: s.as()}
+	}
+	err := cmd.Run()
+	switch {
+	case ctx.Err() != nil:
+		return "", fmt.Errorf("%s: %w", name, ctx.Err())
+	case out.over:
+		return "", fmt.Errorf("%s: too much output", name)
+	case err != nil:
+		return string(out.data), fmt.Errorf("%s: %w", name, err)
+	}
+	return string(out.data), nil
 }
 
 // limited is a buffer that refuses to grow beyond its limit.

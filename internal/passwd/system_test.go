@@ -180,7 +180,7 @@ func TestDeadDaemon(t *testing.T) {
 	}
 }
 
-func TestPasswdLine(t *testing.T) {
+func TestDatabaseLine(t *testing.T) {
 	for _, tt := range []struct {
 		text string
 		want []string
@@ -193,7 +193,7 @@ func TestPasswdLine(t *testing.T) {
 		{"passwdx: ldap\npasswd:#ldap\n", nil},
 		{"passwd:ldap", []string{"ldap"}},
 	} {
-		if got := passwdLine(tt.text); !reflect.DeepEqual(got, tt.want) {
+		if got := databaseLine(tt.text, "passwd"); !reflect.DeepEqual(got, tt.want) {
 			t.Errorf("%q: %q; want %q", tt.text, got, tt.want)
 		}
 	}

@@ -128,18 +128,18 @@ type change struct {
 
 // addresses returns the changes in the body of a field.
 func (r *Rewriter) addresses(body []byte) []change {
-	spans, ok := scan(body)
+	spans, ok := address.Spans(body)
 	if !ok {
 		return nil
 	}
 	var out []change
 	for _, s := range spans {
-		a, err := address.Parse(string(body[s.from:s.to]))
-		if err != nil || a.Domain == "" && body[s.from] == '"' {
+		a, err := address.Parse(string(body[s.From:s.To]))
+		if err != nil || a.Domain == "" && body[s.From] == '"' {
 			continue // quotes alone are a name without address
 		}
 		if b := r.rewrite(a); b != a {
-			out = append(out, change{s.from, s.to, b.String()})
+			out = append(out, change{s.From, s.To, b.String()})
 		}
 	}
 	return out

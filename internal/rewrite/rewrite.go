@@ -36,10 +36,10 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"dma/internal/address"
 	"dma/internal/config"
+	"dma/internal/mapfile"
 )
 
 // Config says what to rewrite. User, Host and Map may be empty.
@@ -60,7 +60,8 @@ type Rewriter struct {
 	local []string
 
 	mu   sync.Mutex
-	file mapFile
+	file mapfile.File
+	said mapfile.Reporter
 	rules
 }
 
@@ -72,7 +73,7 @@ type rules struct {
 
 // New returns a Rewriter; Reload reads the map.
 func New(c Config) *Rewriter {
-	r := &Rewriter{c: c, file: mapFile{path: c.Map, now: time.Now}}
+	r := &Rewriter{c: c, file: mapfile.File{Path: c.Map, Limit: maxMap}, said: mapfile.Reporter{Tell: c.Problem}}
 	r.c.HostName, r.c.Host = domain(c.HostName), domain(c.Host)
 	if a, err := address.Parse(c.User); err == nil {
 		r.c.User = a.Local // without quotes
@@ -95,17 +96,13 @@ func (r *Rewriter) Reload() error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	text, changed, err := r.file.read()
+	text, changed, err := r.file.Read()
 	if err != nil || !changed {
 		return err
 	}
 	entries, problems := parseMap(r.c.Map, text)
 	more := r.adopt(entries)
-	if r.c.Problem != nil {
-		for _, p := range append(problems, more...) {
-			r.c.Problem(p)
-		}
-	}
+	r.said.Report(append(problems, more...))
 	return nil
 }
 

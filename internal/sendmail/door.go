@@ -16,15 +16,16 @@ type Door interface {
 	// Scratch makes a file without a name, for a long body.
 	Scratch() (Scratch, error)
 
-	// Create begins a message. The content begins with the field that Received
-	// makes.
-	Create(*spooldir.Envelope) (Draft, error)
+	// Create begins a message on the host of a name. The door writes the
+	// Received field itself (door.Received), before what the draft is given.
+	Create(e *spooldir.Envelope, host string) (Draft, error)
 
 	// NeedsDrain reports whether nobody serves the queue and the caller may.
 	NeedsDrain() bool
 }
 
-// Draft is a message being written into the queue, as *spooldir.Draft is one.
+// Draft is a message being written into the queue, as *spooldir.Draft and
+// *door.Draft are.
 type Draft interface {
 	io.Writer
 	ID() string

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"unicode/utf8"
+
+	"dma/internal/door"
 )
 
 // Name stands before every line that the program prints about itself.
@@ -19,6 +21,7 @@ const (
 	exitData     = 65
 	exitNoInput  = 66
 	exitTempFail = 75
+	exitNoPerm   = 77
 	exitConfig   = 78
 )
 
@@ -41,11 +44,16 @@ func usage(format string, args ...any) error { return fail(exitUsage, format, ar
 // status is the exit status for err.
 func status(err error) int {
 	var f *failure
+	var r *door.Refusal
 	switch {
 	case err == nil:
 		return exitOK
 	case errors.As(err, &f):
 		return f.status
+	case errors.As(err, &r) && r.Kind == door.BadData:
+		return exitData
+	case errors.As(err, &r) && r.Kind == door.Denied:
+		return exitNoPerm
 	}
 	return exitTempFail
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"dma/internal/config"
+	"dma/internal/door"
 	"dma/spooldir"
 )
 
@@ -89,7 +90,7 @@ func (s *fakeSystem) Scratch() (Scratch, error) {
 	return &memoryFile{}, nil
 }
 
-func (s *fakeSystem) Create(e *spooldir.Envelope) (Draft, error) {
+func (s *fakeSystem) Create(e *spooldir.Envelope, host string) (Draft, error) {
 	if s.createErr != nil {
 		return nil, s.createErr
 	}
@@ -97,6 +98,7 @@ func (s *fakeSystem) Create(e *spooldir.Envelope) (Draft, error) {
 		s.onCreate()
 	}
 	d := &fakeDraft{env: *e, system: s}
+	d.content.WriteString(door.Received(host, e.UID, testID, testTime.Local()))
 	s.drafts = append(s.drafts, d)
 	return d, nil
 }

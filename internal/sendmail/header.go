@@ -3,7 +3,6 @@ package sendmail
 import (
 	"bufio"
 	"bytes"
-	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -128,25 +127,16 @@ func (h *header) qualify(mailName string) {
 type origin struct {
 	id       string    // of the message
 	date     time.Time // of its arrival
-	uid      int       // of its submitter
 	mailName string    // of the host
 	from     string    // the body of a From field, folded if need be
-}
-
-// Received returns the trace field for a message that a user of this host
-// submitted (RFC 5322 3.6.7). The form, without a "from" clause since no host
-// sent it, is the one by which Postfix marks local mail, so that filters know
-// what it is.
-func Received(host string, uid int, id string, date time.Time) string {
-	return "Received: by " + host + " (dma, from userid " + strconv.Itoa(uid) + ")\n\tid " + id + "; " + date.Format(dateLayout) + "\n"
 }
 
 // dateLayout is date-time of RFC 5322 3.3.
 const dateLayout = "Mon, 2 Jan 2006 15:04:05 -0700"
 
-// render writes the header with the Received field before it and the missing
-// fields after it, those of a message that is sent again before its first
-// Resent- field. The empty line that ends the header is not part of it.
+// render writes the header with the missing fields after it, those of a message
+// that is sent again before its first Resent- field. The Received field before
+// it and the empty line that ends it are not part of it.
 func (h *header) render(w *bufio.Writer, o *origin) error {
 	add := func(name, body string) {
 		if !h.has[strings.ToLower(name)] {
@@ -155,7 +145,6 @@ func (h *header) render(w *bufio.Writer, o *origin) error {
 	}
 	date, messageID := o.date.Format(dateLayout), "<"+o.id+"@"+o.mailName+">"
 
-	w.WriteString(Received(o.mailName, o.uid, o.id, o.date))
 	resent := h.resent
 	for i := range h.fields {
 		if resent && strings.HasPrefix(h.fields[i].name, "resent-") {

@@ -6,7 +6,6 @@ import (
 	"net/mail"
 	"strings"
 	"testing"
-	"time"
 	"unicode/utf8"
 )
 
@@ -20,7 +19,7 @@ func render(t *testing.T, raw string) string {
 	h.qualify("m.example")
 	var b strings.Builder
 	w := bufio.NewWriter(&b)
-	o := &origin{id: testID, date: testTime, uid: 7, mailName: "m.example", from: "Al <al@m.example>"}
+	o := &origin{id: testID, date: testTime, mailName: "m.example", from: "Al <al@m.example>"}
 	if err := h.render(w, o); err != nil {
 		t.Fatal(err)
 	}
@@ -30,11 +29,10 @@ func render(t *testing.T, raw string) string {
 
 func TestRender(t *testing.T) {
 	const (
-		received = "Received: by m.example (dma, from userid 7)\n\tid " + testID + "; Wed, 4 Mar 2026 05:06:07 +0000\n"
-		date     = "Date: Wed, 4 Mar 2026 05:06:07 +0000\n"
-		id       = "Message-ID: <" + testID + "@m.example>\n"
-		from     = "From: Al <al@m.example>\n"
-		nobody   = "To: undisclosed-recipients:;\n"
+		date   = "Date: Wed, 4 Mar 2026 05:06:07 +0000\n"
+		id     = "Message-ID: <" + testID + "@m.example>\n"
+		from   = "From: Al <al@m.example>\n"
+		nobody = "To: undisclosed-recipients:;\n"
 	)
 	for _, tt := range []struct{ name, in, want string }{
 		{"nothing there", "", from + nobody + date + id},
@@ -53,25 +51,9 @@ func TestRender(t *testing.T) {
 			"Resent-From: a@b\nResent-Date: x\nResent-Message-ID: <y>\nResent-To: e@f\nTo: a@b\nFrom: c@d\nDate: x\n"},
 		{"junk in fields", "Subject: \x00\xff\r\nTo: \"\x01\n", "Subject: \x00\xff\r\nTo: \"\x01\n" + from + date + id},
 	} {
-		if got := render(t, tt.in); got != received+tt.want {
-			t.Errorf("%s:\n got %q\nwant %q", tt.name, got, received+tt.want)
+		if got := render(t, tt.in); got != tt.want {
+			t.Errorf("%s:\n got %q\nwant %q", tt.name, got, tt.want)
 		}
-	}
-}
-
-// TestReceived reads the trace field with another's parser.
-func TestReceived(t *testing.T) {
-	zone := time.FixedZone("", -3*3600-1800)
-	field := Received("m.example", 1001, testID, testTime.In(zone))
-	m, err := mail.ReadMessage(strings.NewReader(field + "\n"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	clauses, date, _ := strings.Cut(m.Header.Get("Received"), ";")
-	equal(t, "clauses", clauses, "by m.example (dma, from userid 1001) id "+testID)
-	when, err := mail.ParseDate(strings.TrimSpace(date))
-	if err != nil || !when.Equal(testTime) {
-		t.Errorf("date %v, %v", when, err)
 	}
 }
 
@@ -173,7 +155,7 @@ func FuzzHeader(f *testing.F) {
 			case "bcc", "from", "sender", "reply-to", "to", "cc":
 				continue
 			}
-			if !strings.Contains(out, "\n"+string(field.raw)) {
+			if !strings.Contains("\n"+out, "\n"+string(field.raw)) {
 				t.Fatalf("%q is lost in %q", field.raw, out)
 			}
 		}

@@ -66,13 +66,24 @@ func unknown(sources []*passwd.Table, name string) bool {
 	return true
 }
 
-// Open implements System.
+// Open implements System. The spool comes first, and the socket where this
+// process may not write in the spool: the group that the program file lends has
+// no effect (no_new_privs, a container), or was given up for -C, or the spool is
+// out of sight or read-only.
 func (Machine) Open(c *config.Config) (Door, error) {
 	d, err := openSpool(c)
-	if err != nil {
+	if err == nil {
+		return d, nil
+	}
+	path := c.Door()
+	if path == "" {
 		return nil, fmt.Errorf("no way into the queue: %w", err)
 	}
-	return d, nil
+	s, socketErr := openSocket(path)
+	if socketErr != nil {
+		return nil, fmt.Errorf("no way into the queue: %w; nor by the socket of the service: %w; start dma-runner, or the unit of its socket", err, socketErr)
+	}
+	return s, nil
 }
 
 // DropGroup implements System. It works for all threads and makes sure that

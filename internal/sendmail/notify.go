@@ -2,6 +2,8 @@ package sendmail
 
 import (
 	"strings"
+
+	"dma/internal/door"
 )
 
 // The values of -N, -R and -V are checked here and not by package dsn, which
@@ -41,9 +43,6 @@ func setReturn(o *Options, arg string) error {
 	return usage("-R %s: it is full or hdrs", quote(arg))
 }
 
-// maxEnvelopeID is the longest ENVID in octets, encoded (RFC 3461 section 4.4).
-const maxEnvelopeID = 100
-
 // setEnvelopeID reads -V, which is not encoded on the command line.
 func setEnvelopeID(o *Options, arg string) error {
 	const upperHex = "0123456789ABCDEF"
@@ -58,8 +57,8 @@ func setEnvelopeID(o *Options, arg string) error {
 			b.WriteByte(c)
 		}
 	}
-	if b.Len() == 0 || b.Len() > maxEnvelopeID {
-		return usage("-V %s: an envelope id has 1 to %d characters, blanks and + and = count as three", quote(arg), maxEnvelopeID)
+	if b.Len() == 0 || b.Len() > door.MaxEnvelopeID {
+		return usage("-V %s: an envelope id has 1 to %d characters, blanks and + and = count as three", quote(arg), door.MaxEnvelopeID)
 	}
 	o.EnvelopeID = b.String()
 	return nil

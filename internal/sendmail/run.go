@@ -2,6 +2,7 @@ package sendmail
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"strings"
 
 	"dma/internal/config"
+	"dma/internal/door"
 	"dma/spooldir"
 )
 
@@ -130,14 +132,14 @@ func (p *Process) submit(o *Options) error {
 	}
 
 	// Before the message is read, so that nobody types in vain.
-	door, err := p.System.Open(c)
+	way, err := await(p, func() (Door, error) { return p.System.Open(c) })
 	if err != nil {
 		return err
 	}
-	if err := door.Free(); err != nil {
+	if err := way.Free(); err != nil {
 		return fmt.Errorf("no mail is taken now: %w", err)
 	}
-	m, err := p.read(!o.IgnoreDots, door.Scratch)
+	m, err := await(p, func() (*message, error) { return readMessage(p.Stdin, !o.IgnoreDots, way.Scratch) })
 	if err != nil {
 		return err
 	}
@@ -166,8 +168,8 @@ func (p *Process) submit(o *Options) error {
 	eightBit, isUTF8 := h.eightBit()
 	e.EightBit = eightBit || m.body.eightBit || !from.from.ASCII()
 	e.UTF8 = e.UTF8 || isUTF8
-	origin := origin{uid: p.UID, mailName: mailName, from: mailbox(p.fullName(o, from, caller), from.from.String())}
-	id, err := p.queue(door, e, h, &origin, m)
+	origin := origin{mailName: mailName, from: mailbox(p.fullName(o, from, caller), from.from.String())}
+	id, err := p.queue(way, e, h, &origin, m)
 	if err != nil {
 		return err
 	}
@@ -176,7 +178,7 @@ func (p *Process) submit(o *Options) error {
 	if o.Verbose {
 		complain(p.Stderr, "queued as "+id)
 	}
-	if o.Delivery != QueueOnly && !c.Defer && door.NeedsDrain() {
+	if o.Delivery != QueueOnly && !c.Defer && way.NeedsDrain() {
 		if err := p.drain(o); err != nil {
 			p.warn("message %s is queued, but its delivery could not be started: %v", id, err)
 		}
@@ -221,23 +223,24 @@ func (p *Process) fullName(o *Options, from sender, caller Account) string {
 	return caller.FullName
 }
 
-// read reads the message and gives up when a signal says so.
-func (p *Process) read(dot bool, scratch func() (Scratch, error)) (*message, error) {
+// await waits for what f returns, and gives up when a signal says so. F leaves
+// nothing behind when the process ends in the middle of it.
+func await[T any](p *Process, f func() (T, error)) (T, error) {
 	type result struct {
-		m   *message
-		err error
+		value T
+		err   error
 	}
 	done := make(chan result, 1)
 	go func() {
-		m, err := readMessage(p.Stdin, dot, scratch)
-		done <- result{m, err}
+		value, err := f()
+		done <- result{value, err}
 	}()
 	select {
 	case r := <-done:
-		return r.m, r.err
+		return r.value, r.err
 	case s := <-p.Interrupt:
-		// The reader ends with the process.
-		return nil, interrupted(s)
+		var none T
+		return none, interrupted(s)
 	}
 }
 
@@ -246,8 +249,8 @@ func interrupted(s os.Signal) error {
 }
 
 // queue writes the message into the queue and returns its id.
-func (p *Process) queue(door Door, e *spooldir.Envelope, h *header, o *origin, m *message) (string, error) {
-	d, err := door.Create(e)
+func (p *Process) queue(way Door, e *spooldir.Envelope, h *header, o *origin, m *message) (string, error) {
+	d, err := way.Create(e, o.mailName)
 	if err != nil {
 		return "", fmt.Errorf("nothing was queued: %w", err)
 	}
@@ -262,7 +265,9 @@ func (p *Process) queue(door Door, e *spooldir.Envelope, h *header, o *origin, m
 		return "", interrupted(s)
 	default:
 	}
-	if err := d.Commit(); err != nil {
+	if err := d.Commit(); errors.Is(err, door.ErrUnknown) {
+		return "", err
+	} else if err != nil {
 		return "", fmt.Errorf("nothing was queued: %w", err)
 	}
 	return o.id, nil

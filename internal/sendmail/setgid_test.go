@@ -22,7 +22,7 @@ type setgidMachine struct {
 
 func (m setgidMachine) Load(string, bool) (*config.Config, []config.Problem, error) {
 	c := config.Default()
-	c.SpoolDir, c.MailName = m.spool, "mail.example"
+	c.SpoolDir, c.MailName, c.Socket = m.spool, "mail.example", filepath.Join(filepath.Dir(m.spool), "door")
 	return c, nil, nil
 }
 
@@ -82,7 +82,8 @@ func TestSetgid(t *testing.T) {
 		t.Errorf("content %.300q", content)
 	}
 
-	denied := "dma: no way into the queue: writing in " + h.spool + "/tmp: permission denied; the spool's owner can, and everybody if dma is installed setgid and may use that\n"
+	denied := "dma: no way into the queue: writing in " + h.spool + "/tmp: permission denied; the spool's owner can, and everybody if dma is installed setgid and may use that" +
+		"; nor by the socket of the service: connect " + h.dir + "/door: no such file or directory; start dma-runner, or the unit of its socket\n"
 	status, stderr := as(nil, "\ntext\n", "-C", "/dev/null", "bob")
 	equal(t, "-C: status", status, 75)
 	equal(t, "-C: stderr", stderr, denied)
@@ -90,13 +91,36 @@ func TestSetgid(t *testing.T) {
 	equal(t, "no_new_privs: status", status, 75)
 	equal(t, "no_new_privs: stderr", stderr, denied)
 
+	// Through the second door it is the same user: what the kernel says decides,
+	// not a group or a file's owner.
+	socket, stop := serve(t, h.spool)
+	if socket != filepath.Join(h.dir, "door") {
+		t.Fatalf("the socket is at %s", socket)
+	}
+	for i := range 2 {
+		if status, stderr := as([]string{"/usr/bin/setpriv", "--no-new-privs"}, "Subject: by the second door\n\ntext\n", fmt.Sprintf("by-door-%d", i)); status != 0 || stderr != "" {
+			t.Fatalf("no_new_privs, with a service: status %d: %s", status, stderr)
+		}
+	}
+	stop()
+	byDoor := 0
+	for _, m := range h.messages(t) {
+		if !strings.HasPrefix(m.Recipients[0].Address, "by-door-") {
+			continue
+		}
+		byDoor++
+		equal(t, "by the second door: uid", m.UID, user)
+		equal(t, "by the second door: owner of the file", m.Submitter, 0)
+	}
+	equal(t, "messages by the second door", byDoor, 2)
+
 	// What dma-runner gets has nothing of the group.
 	if status, stderr := as(nil, "", "-bp"); status != 3 {
 		t.Fatalf("-bp: status %d: %s", status, stderr)
 	}
 	equal(t, "ids of dma-runner", h.fields(t)["ids"], fmt.Sprintf("%d %d %d %d", user, user, user, user))
 
-	if names, err := filepath.Glob(filepath.Join(h.spool, string(spooldir.New), "*")); err != nil || len(names) != 2 {
+	if names, err := filepath.Glob(filepath.Join(h.spool, string(spooldir.New), "*")); err != nil || len(names) != 4 {
 		t.Errorf("%q, %v", names, err)
 	}
 }

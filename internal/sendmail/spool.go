@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"dma/internal/config"
+	"dma/internal/door"
 	"dma/spooldir"
 )
 
@@ -47,8 +48,11 @@ func (d *spoolDoor) Scratch() (Scratch, error) {
 	return openUnnamed(filepath.Join(d.Path(), string(spooldir.Tmp)))
 }
 
-func (d *spoolDoor) Create(e *spooldir.Envelope) (Draft, error) {
-	draft, err := d.Spool.Create(e)
+func (d *spoolDoor) Create(e *spooldir.Envelope, host string) (Draft, error) {
+	if err := door.Check(e); err != nil {
+		return nil, err
+	}
+	draft, err := door.Begin(d.Spool, e, host)
 	if err != nil {
 		return nil, err // not a Draft that is no draft
 	}

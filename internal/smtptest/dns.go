@@ -28,7 +28,7 @@ const (
 // NewDNS starts a name server. zone has the records of each name, in lower case
 // and without its last dot: "A 192.0.2.1", "AAAA 2001:db8::1", "MX 10 host",
 // "CNAME host"; or one of the words SERVFAIL and SILENT, for every question about
-// it. A name that is not there does not exist; one without records is empty.
+// it, or "SERVFAIL A", "SERVFAIL AAAA", "SERVFAIL MX", for one. A name that is not there does not exist; one without records is empty.
 // Close ends it.
 func NewDNS(zone map[string][]string) (*DNS, error) {
 	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
@@ -98,7 +98,9 @@ func (d *DNS) answer(query []byte) []byte {
 		case typ == "SILENT":
 			return nil
 		case typ == "SERVFAIL":
-			out[3] |= rcodeFailure
+			if value == "" || value == word {
+				out[3] |= rcodeFailure
+			}
 		case typ == "CNAME" && count < 8:
 			add(name, typeCNAME, wireName(value))
 			name, records, i = value, d.zone[value], -1

@@ -26,6 +26,7 @@ import (
 //
 //	to ADDRESS...    sends a message to these; more of it use the same session
 //	content N        the messages have N octets instead of a few
+//	lmtp             speaks LMTP
 //
 // What the server does:
 //
@@ -34,6 +35,7 @@ import (
 //	L: TEXT          reads one line, which begins with this
 //	tls NAME         begins TLS with what Script.TLS has under this name; ends if it fails
 //	hello EXT,EXT    greeting and EHLO, offering these extensions
+//	lhlo EXT,EXT     the same with LHLO
 //	data             reads content to its final dot
 //	read N           reads N octets
 //	send N "TEXT"    says N times TEXT, in which Go's escapes count; the client may hang up
@@ -54,8 +56,9 @@ type Scenario struct {
 	Name    string
 	To      [][]string // the recipients of each message
 	Content int        // octets of each message; 0: a few
-	Expect  []string   // without the word expect
-	Session string     // open, closed, or empty if it does not matter
+	LMTP    bool
+	Expect  []string // without the word expect
+	Session string   // open, closed, or empty if it does not matter
 	Script  Script
 }
 
@@ -92,6 +95,8 @@ func (s *Scenario) line(line string) (err error) {
 		s.To = append(s.To, strings.Fields(rest))
 	case "content":
 		s.Content, err = strconv.Atoi(rest)
+	case "lmtp":
+		s.LMTP = true
 	case "expect":
 		s.Expect = append(s.Expect, strings.Join(strings.Fields(rest), " "))
 	case "session":

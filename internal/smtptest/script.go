@@ -58,14 +58,18 @@ func parseStep(word, rest string) ([]step, error) {
 		}
 	case "L:":
 		steps = append(steps, step{kind: "hear", text: rest})
-	case "hello":
+	case "hello", "lhlo":
 		lines := "250-test\r\n"
 		for ext := range strings.SplitSeq(rest, ",") {
 			if ext = strings.TrimSpace(ext); ext != "" {
 				lines += "250-" + ext + "\r\n"
 			}
 		}
-		steps = append(steps, step{kind: "say", text: "220 test ESMTP\r\n"}, step{kind: "hear", text: "EHLO"},
+		command := "EHLO"
+		if word == "lhlo" {
+			command = "LHLO"
+		}
+		steps = append(steps, step{kind: "say", text: "220 test ready\r\n"}, step{kind: "hear", text: command},
 			step{kind: "say", text: lines + "250 HELP\r\n"})
 	case "read":
 		n, err := strconv.Atoi(rest)

@@ -27,6 +27,12 @@ type SinkOptions struct {
 	// Data, if not nil, decides about a message; nil accepts it.
 	Data func(*Transaction) error
 
+	// LMTP makes it a server for LMTP (RFC 2033). Then Data decides for all
+	// recipients and Each, if not nil, for each of those that are left, in order;
+	// whom it refuses is among Transaction.Refused.
+	LMTP bool
+	Each func(t *Transaction, to string) error
+
 	// Log, if not nil, gets the dialogs of all connections, mixed.
 	Log io.Writer
 }
@@ -50,7 +56,7 @@ type Counts struct {
 	Transactions, Recipients int // with content that was accepted
 }
 
-// Sink is an SMTP server that takes mail and answers by address.
+// Sink is an SMTP or LMTP server that takes mail and answers by address.
 type Sink struct {
 	o      SinkOptions
 	server *smtp.Server
@@ -69,6 +75,7 @@ func NewSink(o SinkOptions) *Sink {
 	s.server.Domain = "sink.example"
 	s.server.MaxRecipients = o.MaxRecipients
 	s.server.MaxMessageBytes = o.MaxBytes
+	s.server.LMTP = o.LMTP
 	s.server.EnableDSN = o.DSN
 	s.server.EnableSMTPUTF8 = o.UTF8
 	s.server.ErrorLog = log.New(io.Discard, "", 0)
@@ -86,6 +93,16 @@ func (s *Sink) Listen(addr string) (*net.TCPAddr, error) {
 	}
 	go func() { _ = s.Serve(l) }()
 	return l.Addr().(*net.TCPAddr), nil
+}
+
+// ListenUnix serves connections to a unix socket that it makes at path.
+func (s *Sink) ListenUnix(path string) error {
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return err
+	}
+	go func() { _ = s.Serve(l) }()
+	return nil
 }
 
 // Serve serves the connections of l until Close.
@@ -211,17 +228,51 @@ func (t *sinkSession) Data(r io.Reader) error {
 	if t.s.o.Data != nil {
 		err = t.s.o.Data(&done)
 	}
-	done.Accepted = err == nil
+	return t.take(&done, err)
+}
+
+// LMTPData is Data of LMTP.
+func (t *sinkSession) LMTPData(r io.Reader, status smtp.StatusCollector) error {
+	data, err := io.ReadAll(r)
+	if err != nil {
+		return err
+	}
+	done := t.t
+	done.Content, done.To, done.Rcpt = data, nil, nil
+	if t.s.o.Data != nil {
+		if err := t.s.o.Data(&done); err != nil {
+			done.Refused = append(done.Refused, t.t.To...)
+			return t.take(&done, err)
+		}
+	}
+	for i, to := range t.t.To {
+		var err error
+		if t.s.o.Each != nil {
+			err = t.s.o.Each(&done, to)
+		}
+		if err != nil {
+			done.Refused = append(done.Refused, to)
+		} else {
+			done.To, done.Rcpt = append(done.To, to), append(done.Rcpt, t.t.Rcpt[i])
+		}
+		status.SetStatus(to, err)
+	}
+	return t.take(&done, nil)
+}
+
+// take notes a message, which err refuses, and returns the answer for it.
+func (t *sinkSession) take(done *Transaction, err error) error {
+	done.Accepted = err == nil && len(done.To) > 0
 	t.s.mu.Lock()
 	defer t.s.mu.Unlock()
 	if done.Accepted {
-		if err := t.s.store(&done); err != nil {
+		if err := t.s.store(done); err != nil {
 			return &smtp.SMTPError{Code: 451, EnhancedCode: smtp.EnhancedCode{4, 3, 0}, Message: err.Error()}
 		}
 		t.s.count.Transactions++
 		t.s.count.Recipients += len(done.To)
 	}
-	t.s.list = append(t.s.list, done)
+	t.s.list = append(t.s.list, *done)
 	return err
 }
 

@@ -108,6 +108,8 @@ type siteOptions struct {
 	rules     []string // of the sink, as smtptest.ParseRule has them
 	sink      *smtptest.Sink
 	smarthost string // address; empty: the sink's
+	direct    bool   // no SMARTHOST
+	resolver  string // RESOLVER; empty: a port that nobody listens on
 	mailbox   string // MAILBOX; empty: mbox:DIR/mail/%u
 	conf      string // more lines of dma.conf
 	noInit    bool   // leave the spool to the test
@@ -142,7 +144,7 @@ func newSiteWith(t testing.TB, o siteOptions) *site {
 		s.queue = s.path("spool")
 	}
 	smarthost := o.smarthost
-	if smarthost == "" && s.sink == nil {
+	if smarthost == "" && s.sink == nil && !o.direct {
 		s.sink = smtptest.NewSink(smtptest.SinkOptions{Rules: parseRules(t, o.rules...)})
 	}
 	if s.sink != nil && smarthost == "" {
@@ -171,7 +173,15 @@ func newSiteWith(t testing.TB, o siteOptions) *site {
 	}
 	s.write("passwd", users.String())
 	s.write("aliases", "postmaster: alice\nroot: alice\n")
-	s.write("dma.conf", "SPOOLDIR "+s.queue+"\nSMARTHOST "+smarthost+"\nMAILNAME host.example\nALIASES "+
+	// No test asks a DNS server of the real world.
+	resolver := o.resolver
+	if resolver == "" {
+		resolver = "127.0.0.1:1"
+	}
+	if smarthost != "" {
+		smarthost = "SMARTHOST " + smarthost + "\n"
+	}
+	s.write("dma.conf", "SPOOLDIR "+s.queue+"\n"+smarthost+"RESOLVER "+resolver+"\nMAILNAME host.example\nALIASES "+
 		s.path("aliases")+"\nUSERS "+s.path("passwd")+"\nMAILBOX "+mailbox+"\n"+o.conf)
 	if !o.noInit {
 		s.init()

@@ -118,7 +118,9 @@ func (c *Conn) Send(message []byte, files ...*os.File) error {
 		if err != nil {
 			return fmt.Errorf("send: %w", err)
 		}
-		frame = frame[n:]
+		if frame = frame[n:]; len(frame) == 0 {
+			return nil // writing nothing would ask whether the peer is there
+		}
 	}
 	if _, err := c.f.Write(frame); err != nil {
 		return fmt.Errorf("send: %w", err)

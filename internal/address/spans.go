@@ -1,16 +1,17 @@
-package rewrite
+package address
 
 import "bytes"
 
-// span is a piece of the body of a field.
-type span struct{ from, to int }
+// Span is a piece of the body of a field, from one offset up to another.
+type Span struct{ From, To int }
 
-// scan finds the addresses in the body of an address field (RFC 5322 section 3.4):
-// what stands between angle brackets, and items without brackets. An address with
-// white space or a comment inside it is passed over. ok is false if the syntax is
-// broken: then nobody can say what is an address.
-func scan(body []byte) (list []span, ok bool) {
-	s := scanner{in: body}
+// Spans finds the addresses in the body of an address field (RFC 5322 section 3.4):
+// what stands between angle brackets, and items without brackets, bare names among
+// them. It does not read them: Parse may refuse what it finds. An address with white
+// space or a comment inside it is passed over. ok is false if the syntax is broken:
+// then nobody can say what is an address.
+func Spans(body []byte) (list []Span, ok bool) {
+	var s scanner
 	for i := 0; i < len(body); {
 		c := body[i]
 		n := 1
@@ -20,14 +21,14 @@ func scan(body []byte) (list []span, ok bool) {
 			s.gap = true
 			continue
 		case c == '(':
-			if n = comment(body[i:]); n == 0 {
+			if n = commentLength(body[i:]); n == 0 {
 				return nil, false
 			}
 			i += n
 			s.gap = true
 			continue
 		case c == '"':
-			n = quoted(body[i:])
+			n = quotedLength(body[i:])
 		case c == '[':
 			n = bytes.IndexByte(body[i:], ']') + 1
 		case c == '\\':
@@ -55,12 +56,11 @@ func scan(body []byte) (list []span, ok bool) {
 	return s.list, true
 }
 
-// scanner is the state of scan.
+// scanner is the state of Spans.
 type scanner struct {
-	in   []byte
-	list []span
+	list []Span
 
-	cur    span // of the item, or of what is between its brackets
+	cur    Span // of the item, or of what is between its brackets
 	filled bool // there is something in it
 	split  bool // there is a gap in it
 	gap    bool // white space or a comment since the last word
@@ -72,12 +72,12 @@ type scanner struct {
 
 func (s *scanner) word(from, to int) {
 	if !s.filled {
-		s.cur.from = from
+		s.cur.From = from
 		s.filled = true
 	} else if s.gap {
 		s.split = true
 	}
-	s.cur.to = to
+	s.cur.To = to
 	s.gap = false
 }
 
@@ -131,11 +131,11 @@ func (s *scanner) item() {
 	s.clear()
 }
 
-func (s *scanner) clear() { s.cur, s.filled, s.split = span{}, false, false }
+func (s *scanner) clear() { s.cur, s.filled, s.split = Span{}, false, false }
 
-// comment returns the length of the comment that p begins with, 0 if it has no
+// commentLength returns the length of the comment that p begins with, 0 if it has no
 // end.
-func comment(p []byte) int {
+func commentLength(p []byte) int {
 	depth := 0
 	for i := 0; i < len(p); i++ {
 		switch p[i] {
@@ -152,9 +152,9 @@ func comment(p []byte) int {
 	return 0
 }
 
-// quoted returns the length of the quoted string that p begins with, 0 if it has
+// quotedLength returns the length of the quoted string that p begins with, 0 if it has
 // no end.
-func quoted(p []byte) int {
+func quotedLength(p []byte) int {
 	for i := 1; i < len(p); i++ {
 		switch p[i] {
 		case '\\':

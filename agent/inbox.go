@@ -1,0 +1,36 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"dma/internal/passwd"
+	"dma/localwriter"
+
+	"golang.org/x/sys/unix"
+)
+
+// sharedMode is the mode of a mailbox in a mail directory of a group, as Debian
+// policy 11.6 has it.
+const sharedMode = 0o660
+
+// inbox is the user's mailbox, an mbox.
+func (a *Own) inbox(u passwd.User, path string) place {
+	return place{name: path, open: func(ctx context.Context) (localwriter.Session, error) {
+		box := localwriter.Mbox{Path: path, UID: a.owner(u)}
+		if gid, ok := localwriter.MailboxGroup(filepath.Dir(path)); ok && gid == os.Getegid() {
+			box.GID, box.Mode = gid, sharedMode
+		}
+		if a.MailFile != nil {
+			// A session closes its file.
+			fd, err := unix.FcntlInt(a.MailFile.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", path, err)
+			}
+			box.File = os.NewFile(uintptr(fd), path)
+		}
+		return localwriter.OpenMbox(ctx, box)
+	}}
+}

@@ -1,0 +1,6 @@
+//go:build !linux
+
+package notify
+
+// monotonic is for systemd.
+func monotonic() string { return "" }

@@ -1,0 +1,9 @@
+//go:build freebsd || dragonfly
+
+package sandbox
+
+import "syscall"
+
+func setLimit(l *syscall.Rlimit, max uint64) {
+	l.Cur, l.Max = min(l.Cur, int64(max)), min(l.Max, int64(max))
+}

@@ -1,0 +1,328 @@
+package parent
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"dma/agent"
+	"dma/internal/passwd"
+	"dma/spooldir"
+)
+
+// maxAgents is how many agents live at a time.
+const maxAgents = 16
+
+// nobodyUID is that of nobody where no such user is known.
+const nobodyUID = 65534
+
+// agents are those that live.
+type agents struct {
+	mu      sync.Mutex
+	live    []*entry
+	closing bool // none is started any more
+}
+
+// entry is an agent that lives, or is being started.
+type entry struct {
+	name string // as the queue process wrote it
+	uid  int
+	role agent.Role
+
+	child  child   // nil: being started
+	tether *tether // with child
+	doomed bool    // to be killed as soon as it is started
+	gone   chan struct{}
+}
+
+// reserve takes a place for an agent.
+func (a *agents) reserve(name string, uid int, role agent.Role) (*entry, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, e := range a.live {
+		if e.uid == uid && e.role == role {
+			return nil, agent.ErrBusy
+		}
+	}
+	switch {
+	case a.closing:
+		return nil, errors.New("the service ends")
+	case len(a.live) >= maxAgents:
+		return nil, fmt.Errorf("%d agents are at work", maxAgents)
+	}
+	e := &entry{name: name, uid: uid, role: role, gone: make(chan struct{})}
+	a.live = append(a.live, e)
+	return e, nil
+}
+
+// release gives the place of an agent that is gone, or never came, back.
+func (a *agents) release(e *entry) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.live = slices.DeleteFunc(a.live, func(x *entry) bool { return x == e })
+	close(e.gone)
+}
+
+// started fills the place of an agent.
+func (a *agents) started(e *entry, c child, t *tether) {
+	a.mu.Lock()
+	e.child, e.tether = c, t
+	if e.doomed {
+		c.kill()
+	}
+	a.mu.Unlock()
+	go func() {
+		<-c.ended()
+		t.cut()
+		a.release(e)
+	}()
+}
+
+// stop kills the agent of a user and role, if there is one, and waits until it
+// is gone. The user is not looked up: only what we started is found.
+func (a *agents) stop(ctx context.Context, name string, role agent.Role) error {
+	a.mu.Lock()
+	var e *entry
+	for _, x := range a.live {
+		if x.name == name && x.role == role {
+			e = x
+		}
+	}
+	if e != nil {
+		a.kill(e)
+	}
+	a.mu.Unlock()
+	if e == nil {
+		return nil
+	}
+	select {
+	case <-e.gone:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("the agent of %s does not end", name)
+	}
+}
+
+// kill kills an agent. The caller holds the lock.
+func (a *agents) kill(e *entry) {
+	e.doomed = true
+	if e.child != nil {
+		e.child.kill()
+	}
+}
+
+// end asks those agents to end that live now, and kills those that have not
+// after grace. It returns when they are gone, or can not be made to go. Last
+// says that no other one is started.
+func (a *agents) end(clock Clock, grace time.Duration, last bool) {
+	a.mu.Lock()
+	a.closing = a.closing || last
+	ending := slices.Clone(a.live)
+	for _, e := range ending {
+		if e.child != nil {
+			e.tether.cut()
+		}
+	}
+	a.mu.Unlock()
+	if wait(clock, grace, ending) {
+		return
+	}
+	a.mu.Lock()
+	for _, e := range ending {
+		a.kill(e)
+	}
+	a.mu.Unlock()
+	wait(clock, grace, ending)
+}
+
+// wait waits until all of entries are gone, and reports whether they are.
+func wait(clock Clock, most time.Duration, entries []*entry) bool {
+	over, stop := clock.After(most)
+	defer stop()
+	for _, e := range entries {
+		select {
+		case <-e.gone:
+		case <-over:
+			return false
+		}
+	}
+	return true
+}
+
+// startAgent starts an agent with its end of a connection, which stays the
+// caller's.
+func (p *parent) startAgent(ctx context.Context, name string, role agent.Role, conn *os.File) error {
+	if err := streamSocket(conn); err != nil {
+		return err
+	}
+	o := p.options()
+	setup, account, err := p.plan(ctx, o, name, role)
+	if err != nil {
+		return err
+	}
+	e, err := p.agents.reserve(name, setup.User.UID, role)
+	if err != nil {
+		return err
+	}
+	if err := p.launch(e, &setup, account, conn); err != nil {
+		p.agents.release(e)
+		return err
+	}
+	return nil
+}
+
+// launch starts the agent for which a place is taken.
+func (p *parent) launch(e *entry, setup *agent.Setup, account Account, conn *os.File) error {
+	lock, err := p.locks.take(e.uid, e.role)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	files := []*os.File{conn, nil, nil, lock}
+	if e.role == agent.MailboxRole {
+		mail, gid, err := p.mailbox(setup.Mailbox, setup.User, account.GID)
+		if err != nil {
+			return err
+		}
+		if mail != nil {
+			defer mail.Close()
+			files = append(files, mail)
+		}
+		account.GID, setup.GID, setup.MailFile = gid, gid, mail != nil
+	}
+	var text bytes.Buffer
+	if err := agent.WriteSetup(&text, *setup); err != nil {
+		return fmt.Errorf("%w: %w", agent.ErrNotServed, err)
+	}
+	t, err := newTether()
+	if err != nil {
+		return err
+	}
+	files[1], files[2] = t.setup, t.life
+	c, err := p.starter.start(spec{
+		title: "agent " + setup.User.Name, role: RoleAgent, account: account, env: environment(), files: files,
+	})
+	if err != nil {
+		t.failed()
+		return err
+	}
+	t.started(text.Bytes())
+	p.agents.started(e, c, t)
+	return nil
+}
+
+// plan decides what an agent for a user is: nothing that is told here comes
+// from the queue process but the name and the role.
+func (p *parent) plan(ctx context.Context, o Options, name string, role agent.Role) (agent.Setup, Account, error) {
+	refuse := func(format string, args ...any) (agent.Setup, Account, error) {
+		return agent.Setup{}, Account{}, fmt.Errorf("%w: %s", agent.ErrNotServed, fmt.Sprintf(format, args...))
+	}
+	if !role.Valid() {
+		return refuse("there is no such role")
+	}
+	u, err := o.Users.Lookup(ctx, name)
+	if errors.Is(err, passwd.ErrUnknown) {
+		return refuse("%v", err)
+	} else if err != nil {
+		return agent.Setup{}, Account{}, err
+	}
+	forMailbox := agent.RoleFor(o.Agent.Mailbox, spooldir.Mailbox)
+	account := Account{UID: u.UID, GID: u.GID}
+	switch {
+	case role == agent.MailboxRole && forMailbox != agent.MailboxRole:
+		return refuse("MAILBOX %s needs the rights of the user", o.Agent.Mailbox)
+	case u.UID == o.Queue.UID || u.UID == o.Net.UID:
+		return refuse("user %s is the mail system; name a person in the aliases", u.Name)
+	case u.UID == 0 && role == agent.MailboxRole:
+		if account, err = nobody(ctx, o); err != nil {
+			return agent.Setup{}, Account{}, err
+		}
+	case u.UID <= 0:
+		return refuse("nothing runs as %s; name a person in the aliases", u.Name)
+	case role == agent.UserRole && forMailbox == agent.MailboxRole && u.UID < o.Agent.MinUID && !listed(o, u.Name):
+		return refuse("user %s is below MINUID %d", u.Name, o.Agent.MinUID)
+	case role == agent.UserRole:
+		if account.Groups, err = o.Users.Groups(ctx, u); err != nil {
+			return agent.Setup{}, Account{}, err
+		}
+	}
+	s := o.Agent
+	s.User, s.Role, s.MailFile = u, role, false
+	s.UID, s.GID, s.Groups = account.UID, account.GID, account.Groups
+	return s, account, nil
+}
+
+// listed reports whether an account below MINUID is a person all the same.
+func listed(o Options, name string) bool {
+	return slices.Contains(o.Agent.Listed, name) || name == o.Agent.AliasUser && name != ""
+}
+
+// nobody returns who writes the mailbox of root, which is opened for it.
+func nobody(ctx context.Context, o Options) (Account, error) {
+	a := Account{UID: nobodyUID, GID: nobodyUID}
+	u, err := o.Users.Lookup(ctx, "nobody")
+	switch {
+	case err == nil:
+		a = Account{UID: u.UID, GID: u.GID}
+	case !errors.Is(err, passwd.ErrUnknown):
+		return Account{}, err
+	}
+	if a.UID <= 0 || a.GID <= 0 || a.UID == o.Queue.UID || a.UID == o.Net.UID {
+		return Account{}, fmt.Errorf("user nobody (uid %d, gid %d) cannot write the mailbox of root", a.UID, a.GID)
+	}
+	return a, nil
+}
+
+// mailbox does what a mailbox writer needs root for. It returns the group to
+// run with, and for root the open mailbox.
+func (p *parent) mailbox(mailbox string, u passwd.User, gid int) (*os.File, int, error) {
+	pattern, ok := mboxPattern(mailbox)
+	if !ok {
+		return nil, gid, nil
+	}
+	dir, err := p.openMailDir(pattern, u)
+	if errors.Is(err, errForeign) && u.UID != 0 {
+		return nil, gid, nil // the user's own matter
+	} else if err != nil {
+		return nil, 0, err
+	}
+	defer dir.dir.Close()
+	if g, ok := dir.group(); ok {
+		gid = g
+	}
+	if u.UID == 0 {
+		f, err := dir.openRoots()
+		return f, gid, err
+	}
+	return nil, gid, dir.create(u)
+}
+
+// streamSocket refuses what no agent can talk over.
+func streamSocket(f *os.File) error {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	bad := errors.New("the descriptor is no unix stream socket")
+	if err := raw.Control(func(fd uintptr) {
+		kind, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_TYPE)
+		if err != nil || kind != unix.SOCK_STREAM {
+			return
+		}
+		if sa, err := unix.Getsockname(int(fd)); err == nil {
+			if _, ok := sa.(*unix.SockaddrUnix); ok {
+				bad = nil
+			}
+		}
+	}); err != nil {
+		return err
+	}
+	return bad
+}

@@ -1,0 +1,77 @@
+package parent
+
+import (
+	"errors"
+	"os"
+	"strconv"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// executable returns our own program, also after its file was replaced.
+func executable() (string, error) { return "/proc/self/exe", nil }
+
+func followThread(attr *syscall.SysProcAttr) { attr.Pdeathsig = syscall.SIGKILL }
+
+// awaitExit waits until pid has ended, and leaves it to be reaped.
+func awaitExit(pid int) (ok bool) {
+	for {
+		err := unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
+		if !errors.Is(err, unix.EINTR) {
+			return err == nil
+		}
+	}
+}
+
+// endSession kills the processes of the session of sid, which has ended and is
+// not reaped: commands of users have process groups of their own, which the
+// agent can no longer kill. Who has left the session is not found.
+func endSession(sid int) {
+	// Who forks meanwhile is found in the next round; after the last it wins.
+	for range 16 {
+		found := false
+		for _, pid := range processes() {
+			if pid != sid && inSession(pid, sid) {
+				found = killIn(pid, sid) || found
+			}
+		}
+		if !found {
+			return
+		}
+	}
+}
+
+// processes returns the numbers of all processes that we may see.
+func processes() []int {
+	dir, err := os.Open("/proc")
+	if err != nil {
+		return nil
+	}
+	defer dir.Close()
+	names, _ := dir.Readdirnames(-1)
+	var pids []int
+	for _, name := range names {
+		if pid, err := strconv.Atoi(name); err == nil {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+func inSession(pid, sid int) bool {
+	got, err := unix.Getsid(pid)
+	return err == nil && got == sid
+}
+
+// killIn kills pid if it still is in the session, and reports whether it did.
+func killIn(pid, sid int) bool {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	// The number may have become another's before the descriptor was opened,
+	// and not since.
+	return inSession(pid, sid) && unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) == nil
+}

@@ -1,0 +1,20 @@
+//go:build !linux
+
+package parent
+
+import (
+	"os"
+	"syscall"
+)
+
+func executable() (string, error) { return os.Executable() }
+
+// followThread has no counterpart: a child notices the end of its life pipe.
+func followThread(*syscall.SysProcAttr) {}
+
+// awaitExit cannot wait without reaping.
+func awaitExit(int) (ok bool) { return false }
+
+// endSession does nothing: which processes belong to a session cannot be told
+// without the tools of the system.
+func endSession(int) {}

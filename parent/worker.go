@@ -1,0 +1,178 @@
+package parent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"dma/internal/wire"
+)
+
+// timing is how long things may take. Tests have shorter ones.
+type timing struct {
+	firstPause, lastPause time.Duration // before a worker is started again
+	steady                time.Duration // a worker that lived so long begins with the first pause
+	ping                  time.Duration // between two pings
+	send                  time.Duration // for a worker to read an answer
+	lookup                time.Duration
+	stop                  time.Duration // for an agent to be gone
+}
+
+// maxSilent is how many pings in a row a worker may leave without an answer.
+const maxSilent = 6
+
+func defaultTiming() timing {
+	return timing{
+		firstPause: time.Second, lastPause: time.Minute, steady: time.Minute,
+		ping: 10 * time.Second, send: 10 * time.Second,
+		lookup: 10 * time.Second, stop: 5 * time.Second,
+	}
+}
+
+// worker is one of the two.
+type worker struct {
+	name, role string
+	again      chan struct{} // to be restarted
+
+	// Under parent.mu.
+	ready, answered bool
+}
+
+func newWorker(name, role string) *worker {
+	return &worker{name: name, role: role, again: make(chan struct{}, 1)}
+}
+
+// restart asks for the worker to be restarted.
+func (w *worker) restart() {
+	select {
+	case w.again <- struct{}{}:
+	default:
+	}
+}
+
+// Why a worker ended.
+var (
+	errStopped = errors.New("stopped")
+	errReload  = errors.New("restarted")
+	errSilent  = errors.New("no answer to a ping")
+	errHung    = errors.New("does not end after it was killed")
+)
+
+// supervise keeps a worker running until ctx ends.
+func (p *parent) supervise(ctx context.Context, w *worker) {
+	o := p.options()
+	pause := p.firstPause
+	for ctx.Err() == nil {
+		began := o.Clock.Now()
+		err := p.work(ctx, w)
+		p.forget(w)
+		if w == p.queue {
+			// Nobody talks to its agents any more.
+			go p.agents.end(o.Clock, o.Grace, false)
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		if errors.Is(err, errReload) {
+			continue
+		}
+		if o.Clock.Now().Sub(began) >= p.steady {
+			pause = p.firstPause
+		}
+		o.Log.WorkerTrouble(w.name, fmt.Errorf("%w; started again in %v", err, pause))
+		over, stop := o.Clock.After(pause)
+		select {
+		case <-over:
+			pause = min(2*pause, p.lastPause)
+		case <-w.again:
+			pause = p.firstPause
+		case <-ctx.Done():
+		}
+		stop()
+	}
+}
+
+// work starts a worker and serves it until it has ended.
+func (p *parent) work(ctx context.Context, w *worker) error {
+	select {
+	case <-w.again: // it begins with the newest options in any case
+	default:
+	}
+	o := p.options()
+	ours, theirs, err := wire.Pair()
+	if err != nil {
+		return err
+	}
+	conn := wire.New(ours)
+	defer conn.Close()
+	defer theirs.Close()
+	t, err := newTether()
+	if err != nil {
+		return err
+	}
+	sp := spec{title: w.name, role: w.role, worker: true, env: environment(o.Env...)}
+	var setup []byte
+	if w == p.queue {
+		sp.account, setup = o.Queue, o.QueueSetup
+		sp.files = []*os.File{theirs, t.setup, t.life, o.Door, p.flushed[1]}
+	} else {
+		sp.account, setup = o.Net, o.NetSetup
+		sp.files = []*os.File{theirs, t.setup, t.life, nil, p.flushed[0]}
+	}
+	c, err := p.starter.start(sp)
+	if err != nil {
+		t.failed()
+		return err
+	}
+	theirs.Close()
+	t.started(setup)
+	defer t.cut()
+
+	// Neither goroutine is waited for: what a worker does to its socket must
+	// not hold this one up.
+	serving, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s := &session{parent: p, worker: w, conn: conn, bad: make(chan error, 1)}
+	go s.serve(serving)
+	go s.ping(serving)
+
+	select {
+	case <-c.ended():
+		return c.err()
+	case err = <-s.bad:
+	case <-w.again:
+		err = errReload
+	case <-ctx.Done():
+		err = errStopped
+	}
+	if !errors.Is(err, io.EOF) && !errors.Is(err, errReload) && !errors.Is(err, errStopped) {
+		c.kill()
+	}
+	conn.Close()
+	t.cut()
+	if why := p.await(o, c, err); !errors.Is(why, io.EOF) {
+		return why
+	}
+	return c.err() // which says more
+}
+
+// await waits for a worker that was asked to end, and kills it after a while.
+func (p *parent) await(o Options, c child, why error) error {
+	for range 2 {
+		over, stop := o.Clock.After(o.Grace)
+		select {
+		case <-c.ended():
+			stop()
+			return why
+		case <-over:
+			c.kill()
+		}
+	}
+	// In a system call that does not end. Its locks keep a second one from
+	// working.
+	o.Log.WorkerTrouble("parent", errHung)
+	return errHung
+}

@@ -1,0 +1,110 @@
+package queue
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+
+	"dma/spooldir"
+)
+
+// longJournal is the size from which what a journal says is remembered, in
+// octets.
+const longJournal = 16 << 10
+
+// deliveries is what journals say of who is delivered. A long journal is read
+// on from where it ended the last time: a message for thousands of mailboxes is
+// asked about for each of them, and has a line more each time. The zero value is
+// ready.
+type deliveries struct {
+	mu   sync.Mutex
+	long map[string]*delivered // by message id
+}
+
+// delivered is what one journal says.
+type delivered struct {
+	mu      sync.Mutex
+	info    fs.FileInfo
+	read    int64 // octets, up to the end of a line
+	numbers map[int]bool
+}
+
+// of reads the journal of a message as far as it is new, and returns whether a
+// recipient is delivered. A journal that is not there says nothing.
+func (d *deliveries) of(s *spooldir.Spool, id string) (func(n int) bool, error) {
+	f, err := os.OpenFile(filepath.Join(s.Path(), spooldir.LogDir, id), os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return func(int) bool { return false }, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s is not a regular file", f.Name())
+	}
+	if err != nil {
+		return nil, err
+	}
+	d.mu.Lock()
+	j := d.long[id]
+	if j == nil {
+		j = new(delivered)
+		if info.Size() >= longJournal {
+			if d.long == nil {
+				d.long = make(map[string]*delivered)
+			}
+			d.long[id] = j
+		}
+	}
+	d.mu.Unlock()
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if err := j.readOn(f, info); err != nil {
+		return nil, err
+	}
+	return func(n int) bool {
+		j.mu.Lock()
+		defer j.mu.Unlock()
+		return j.numbers[n]
+	}, nil
+}
+
+func (j *delivered) readOn(f *os.File, info fs.FileInfo) error {
+	if j.info == nil || !os.SameFile(j.info, info) || info.Size() < j.read {
+		j.read, j.numbers = 0, make(map[int]bool)
+	}
+	j.info = info
+	br := bufio.NewReader(io.NewSectionReader(f, j.read, max(info.Size()-j.read, 0)))
+	for {
+		line, err := br.ReadBytes('\n')
+		if err == io.EOF {
+			return nil // what is left may be a line that is being written
+		}
+		if err != nil {
+			return err
+		}
+		j.read += int64(len(line))
+		e, err := spooldir.ParseEntry(line[:len(line)-1])
+		if err != nil || e.Event != spooldir.Delivered {
+			continue
+		}
+		for _, n := range e.Recipients {
+			j.numbers[n] = true
+		}
+	}
+}
+
+// forget lets go of what is known of a message.
+func (d *deliveries) forget(id string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.long, id)
+}

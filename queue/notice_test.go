@@ -1,0 +1,110 @@
+package queue
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"dma/forward"
+	"dma/internal/passwd"
+	"dma/spooldir"
+)
+
+// TestForwardNotice: postmaster hears once of each user whose .forward keeps mail
+// waiting for four hours, also when the process is another one meanwhile, and
+// again when it was mended and is broken again.
+func TestForwardNotice(t *testing.T) {
+	f := newFixture(t, memory(t))
+	f.config.DelayNotice = time.Hour
+	f.start()
+	broken := map[string]bool{"alice": true, "bob": true}
+	const reason = "/home/USER/.forward is not used: anybody may write to it; chmod go-w it"
+	f.agent.forward = func(u passwd.User, detail string) (forward.Result, error) {
+		if broken[u.Name] && detail != "fine" {
+			return forward.Result{}, errors.New(strings.ReplaceAll(reason, "USER", u.Name))
+		}
+		return forward.Result{}, nil
+	}
+	var waiting []spooldir.Name
+	post := func(to string) spooldir.Name {
+		t.Helper()
+		n := f.submit(spooldir.Envelope{Sender: "s@remote.test", Recipients: []spooldir.Recipient{{Address: to, Notify: "DELAY"}}}, "Subject: x\n\nbody\n")[0]
+		f.step(spooldir.New, n)
+		f.step(spooldir.Forwarding, n)
+		return n
+	}
+	// try gives what waits another try, and returns what came of it: notices to
+	// postmaster, which leave the spool.
+	try := func() (notices []string) {
+		t.Helper()
+		f.clock.advance(3*time.Hour + 50*time.Minute)
+		for _, n := range waiting {
+			f.step(spooldir.Tempfail, n)
+			f.step(spooldir.New, n)
+			f.step(spooldir.Forwarding, n)
+		}
+		for _, n := range f.names(spooldir.New) {
+			m := f.open(spooldir.New, n)
+			if m.Recipients[0].Address == "postmaster" {
+				notices = append(notices, content(t, m))
+				if m.Sender != "" || m.Kind() != spooldir.Submitted {
+					t.Errorf("notice %+v", m.Envelope)
+				}
+			}
+			f.spool.Remove(n, spooldir.New)
+		}
+		return notices
+	}
+	expect := func(when string, got []string, users ...string) {
+		t.Helper()
+		if len(got) != len(users) {
+			t.Fatalf("%s: %d notices, want those of %v", when, len(got), users)
+		}
+		for i, u := range users {
+			if !strings.Contains(got[i], strings.ReplaceAll(reason, "USER", u)) || !strings.Contains(got[i], "Subject: Mail for "+u+" waits") {
+				t.Errorf("%s, %s:\n%s", when, u, got[i])
+			}
+		}
+	}
+	waiting = append(waiting, post("alice"))
+	expect("before four hours", try())
+	waiting = append(waiting, post("alice+list"), post("Alice@host.test"))
+	got := try()
+	expect("after them", got, "alice")
+	if !strings.Contains(got[0], "3 messages wait for the user alice on host.test") || !strings.Contains(got[0], "dma-runner flush") || !strings.Contains(got[0], "To: postmaster@host.test\n") {
+		t.Errorf("the notice says\n%s", got[0])
+	}
+	expect("later, for the others too", try())
+	if j := f.journal(waiting[0].ID); !noticed(j, 1, postmaster) || !noticed(j, 1, "") {
+		t.Error("the journal has not both notices, to the sender and to postmaster")
+	}
+	f.start()
+	expect("after a restart", try())
+	waiting = append(waiting, post("bob"), post("alice+more"))
+	try()
+	expect("another user", try(), "bob")
+
+	// A .forward of another detail that can be read mends nothing.
+	post("alice+fine")
+	waiting = append(waiting, post("alice"))
+	try()
+	expect("another detail is fine", try())
+
+	broken["alice"] = false
+	expect("mended", try())
+	for _, n := range waiting {
+		m, err := f.spool.OpenAny(spooldir.Tempfail, n)
+		if err != nil {
+			continue
+		}
+		if r := m.Recipients[0].Address; r != "bob" {
+			t.Errorf("mail for %s still waits", r)
+		}
+		m.Close()
+	}
+	broken["alice"] = true
+	waiting = append(waiting, post("alice"))
+	try()
+	expect("broken again", try(), "alice")
+}
