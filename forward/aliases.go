@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -290,6 +291,30 @@ func (a *Aliases) Lists(ctx context.Context, kind Kind, value string) (bool, err
 		}
 	}
 	return false, failed
+}
+
+// Included returns the files that the aliases and the files themselves include,
+// sorted, those that cannot be read among them.
+func (a *Aliases) Included(ctx context.Context) []string {
+	ctx, cancel := context.WithTimeout(ctx, readTime)
+	defer cancel()
+	found := make(map[string]bool)
+	var look func(targets []Target, depth int)
+	look = func(targets []Target, depth int) {
+		for _, t := range targets {
+			if t.Kind != Include || found[t.Value] || depth > maxDepth {
+				continue
+			}
+			found[t.Value] = true
+			if inner, err := a.include(ctx, t); err == nil {
+				look(inner, depth+1)
+			}
+		}
+	}
+	for _, name := range a.Names() {
+		look(a.entries[name], 0)
+	}
+	return slices.Sorted(maps.Keys(found))
 }
 
 // include reads the file that t names. It refuses what the file has no right

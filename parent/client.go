@@ -40,6 +40,20 @@ type Client struct {
 	mu      sync.Mutex
 	number  uint32
 	waiting map[uint32]chan message
+	work    Work
+}
+
+// Work is what a worker tells the parent of its work, which may end a service
+// that has nothing to do.
+type Work struct {
+	// Idle reports whether there is nothing to do now. Activity grows with
+	// everything that is begun.
+	Idle     func() bool
+	Activity func() int
+
+	// Look makes the worker look at everything once more, and not rely on having
+	// been told.
+	Look func()
 }
 
 var (
@@ -72,8 +86,28 @@ func (c *Client) Done() <-chan struct{} { return c.done }
 // Close closes the connection, upon which the parent ends the process.
 func (c *Client) Close() error { return c.conn.Close() }
 
-// Ready says that the process is at work.
-func (c *Client) Ready() error { return c.send(message{kind: kindReady}) }
+// Ready says that the process is at work, and where its work can be asked about.
+func (c *Client) Ready(w Work) error {
+	c.mu.Lock()
+	c.work = w
+	c.mu.Unlock()
+	return c.send(message{kind: kindReady})
+}
+
+// state is the answer to a ping.
+func (c *Client) state(number uint32, looks int) message {
+	c.mu.Lock()
+	w := c.work
+	c.mu.Unlock()
+	state, activity := stateBusy, 0
+	if w.Activity != nil {
+		activity = w.Activity()
+	}
+	if w.Idle != nil && w.Idle() {
+		state = stateIdle
+	}
+	return message{number: number, kind: kindPong, fields: []string{state, strconv.Itoa(activity), strconv.Itoa(looks)}}
+}
 
 func (c *Client) send(m message, files ...*os.File) error {
 	c.conn.SetWriteDeadline(time.Now().Add(time.Minute))
@@ -84,6 +118,7 @@ func (c *Client) send(m message, files ...*os.File) error {
 func (c *Client) read() {
 	defer close(c.done)
 	defer c.conn.Close()
+	looks := 0
 	for {
 		frame, _, err := c.conn.Receive(maxAnswer, 0)
 		if err != nil {
@@ -94,8 +129,16 @@ func (c *Client) read() {
 		case err != nil:
 			return
 		case m.kind == kindPing:
-			if c.send(message{number: m.number, kind: kindPong}) != nil {
+			if c.send(c.state(m.number, looks)) != nil {
 				return
+			}
+		case m.kind == kindLook:
+			c.mu.Lock()
+			look := c.work.Look
+			c.mu.Unlock()
+			if look != nil {
+				look()
+				looks++
 			}
 		case m.kind == kindAnswer && len(m.fields) > 0:
 			c.mu.Lock()

@@ -20,11 +20,12 @@
 //	7     queue: the end of a pipe to write to, net: the one to read from. One
 //	      octet says: forget what you know about hosts that are down
 //	      agents: root's mailbox, for the one that writes it
+//	8     the ends of a pipe in the other direction: what net has to report
 //
 // The first argument says what to be: RoleQueue, RoleNet or RoleAgent.
 //
-// The parent holds both ends of the pipe too. It does not end when a worker
-// does, and an octet that finds no room says nothing new.
+// The parent holds both ends of the pipes too. They do not end when a worker
+// does. An octet that finds no room says nothing new.
 //
 // # What the workers may ask
 //

@@ -65,6 +65,12 @@ type Options struct {
 	Clock Clock         // nil: the machine's; fixed
 	Grace time.Duration // from being asked to end to being killed; 0: 10 s; fixed
 
+	// UntilIdle makes Run return when both workers have had nothing to do for
+	// IdleFor, and have found nothing when they looked at everything once more.
+	// Fixed.
+	UntilIdle bool
+	IdleFor   time.Duration
+
 	// Reload is called for each value of Hangup. The workers are restarted with
 	// what it returns; an error is logged and changes nothing. Fixed.
 	Hangup <-chan os.Signal
@@ -93,6 +99,7 @@ func (o Options) defaults() Options {
 // changed returns o with what Reload has returned.
 func (o Options) changed(by Options) Options {
 	by.Door, by.RunDir, by.Log, by.Clock, by.Grace = o.Door, o.RunDir, o.Log, o.Clock, o.Grace
+	by.UntilIdle, by.IdleFor = o.UntilIdle, o.IdleFor
 	by.Hangup, by.Reload, by.Ready, by.Alive = o.Hangup, o.Reload, o.Ready, o.Alive
 	return by
 }

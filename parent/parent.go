@@ -18,9 +18,11 @@ type parent struct {
 	locks       *locks
 	agents      agents
 	openMailDir func(pattern string, u passwd.User) (*mailDir, error)
-	flushed     [2]*os.File // the pipe from the queue process to the net process
+	flushed     [2]*os.File // a pipe from the queue process to the net process
+	counted     [2]*os.File // and one back
 
 	queue, net *worker
+	idle       *idleness
 	timing
 
 	mu sync.Mutex
@@ -74,14 +76,19 @@ func (p *parent) options() Options {
 
 // run is Run after everything was given up.
 func (p *parent) run(ctx context.Context) error {
-	r, w, err := os.Pipe()
-	if err != nil {
-		return err
+	for _, pipe := range []*[2]*os.File{&p.flushed, &p.counted} {
+		r, w, err := os.Pipe()
+		if err != nil {
+			return err
+		}
+		defer r.Close()
+		defer w.Close()
+		*pipe = [2]*os.File{r, w}
 	}
-	defer r.Close()
-	defer w.Close()
-	p.flushed = [2]*os.File{r, w}
 	o := p.options()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	p.idle = newIdleness(o, cancel)
 	var group sync.WaitGroup
 	for _, w := range []*worker{p.queue, p.net} {
 		group.Go(func() { p.supervise(ctx, w) })
@@ -149,4 +156,5 @@ func (p *parent) forget(w *worker) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	w.ready, w.answered = false, false
+	p.idle.forget(w)
 }

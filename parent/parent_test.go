@@ -23,7 +23,7 @@ func TestRun(t *testing.T) {
 		uid         int
 	}{{queue, RoleQueue, "for the queue", queueUID}, {net, RoleNet, "for the net", netUID}} {
 		s := tt.c.spec
-		if s.role != tt.role || s.account.UID != tt.uid || !s.worker || s.env[len(s.env)-1] != "X=1" || len(s.files) != 5 || s.files[3] != nil {
+		if s.role != tt.role || s.account.UID != tt.uid || !s.worker || s.env[len(s.env)-1] != "X=1" || len(s.files) != 6 || s.files[3] != nil {
 			t.Errorf("%+v", s)
 		}
 		if setup, err := io.ReadAll(tt.c.conns[1]); err != nil || string(setup) != tt.setup {
@@ -31,8 +31,8 @@ func TestRun(t *testing.T) {
 		}
 	}
 	q, n := NewClient(queue.conn()), NewClient(net.conn())
-	q.Ready()
-	if n.Ready(); true {
+	q.Ready(Work{})
+	if n.Ready(Work{}); true {
 		receive(t, f.ready, "Ready")
 	}
 	// A flush goes from the queue process to the net process.
@@ -60,7 +60,7 @@ func TestRestart(t *testing.T) {
 	f.run(t)
 	queue, net := f.both(t)
 	n := NewClient(net.conn())
-	n.Ready()
+	n.Ready(Work{})
 	pause := time.Second
 	for range 8 {
 		queue.end(errors.New("exit status 1"))
@@ -80,7 +80,7 @@ func TestRestart(t *testing.T) {
 	default:
 	}
 	q := NewClient(queue.conn())
-	q.Ready()
+	q.Ready(Work{})
 	receive(t, f.ready, "Ready")
 	if log := f.log.String(); !strings.Contains(log, `worker-trouble role=queue error="exit status 1; started again in 4s"`) {
 		t.Error(log)
@@ -105,7 +105,7 @@ func TestSilence(t *testing.T) {
 	}
 	for range maxSilent {
 		expect(kindPing)
-		conn.Send(message{kind: kindPong}.encode())
+		conn.Send(message{kind: kindPong, fields: []string{stateBusy, "0", "0"}}.encode())
 		conn.Send(message{kind: kindLookupID, fields: []string{"0"}}.encode())
 		expect(kindAnswer) // so the other one has arrived too
 		f.clock.until(t, 10*time.Second)

@@ -20,14 +20,21 @@ const (
 // The kinds of messages.
 const (
 	kindReady    = 'r' // worker: at work
-	kindPong     = 'p' // worker: answers a ping
+	kindPong     = 'p' // worker: answers a ping: idle or busy, a number that grows with each thing begun, how often it has looked
 	kindLookup   = 'l' // queue: name
 	kindLookupID = 'i' // queue: uid
 	kindStart    = 'a' // queue: name, role, with the agent's end of a connection
 	kindStop     = 'k' // queue: name, role
 	kindPassword = 'w' // net: login, host
 	kindPing     = 'P' // parent
+	kindLook     = 'L' // parent: look at everything once more
 	kindAnswer   = '=' // parent: a status and what belongs to it
+)
+
+// What a worker says of itself.
+const (
+	stateIdle = "idle"
+	stateBusy = "busy"
 )
 
 // The statuses of an answer.

@@ -107,14 +107,19 @@ func (s *session) take(ctx context.Context, frame []byte, file *os.File, slots m
 		return false
 	}
 	switch m.kind {
-	case kindReady, kindPong:
+	case kindReady:
 		if len(m.fields) > 0 {
 			return false
 		}
-		if m.kind == kindPong {
-			s.pongs.Add(1)
+		s.note(s.worker, true, false)
+		return true
+	case kindPong:
+		if len(m.fields) != 3 {
+			return false
 		}
-		s.note(s.worker, m.kind == kindReady, m.kind == kindPong)
+		s.pongs.Add(1)
+		s.note(s.worker, false, true)
+		s.idle.report(s, m.fields[0] == stateIdle, m.fields[1], m.fields[2])
 		return true
 	}
 	do := s.request(m, file)

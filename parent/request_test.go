@@ -458,7 +458,7 @@ func TestPassword(t *testing.T) {
 // command of its own.
 func FuzzRequest(f *testing.F) {
 	for _, m := range []message{
-		{1, kindReady, nil}, {1, kindPong, nil}, {2, kindLookup, []string{"ann"}}, {3, kindLookupID, []string{"0"}},
+		{1, kindReady, nil}, {1, kindPong, []string{"idle", "1", "0"}}, {2, kindLookup, []string{"ann"}}, {3, kindLookupID, []string{"0"}},
 		{4, kindStart, []string{"ann", "user"}}, {4, kindStart, []string{"root", "mailbox"}}, {4, kindStart, []string{"dma", "user"}},
 		{4, kindStart, []string{"toor", "user"}}, {5, kindStop, []string{"ann", "user"}}, {6, kindPassword, []string{"joe", "host"}},
 	} {

@@ -130,7 +130,7 @@ func testWorker(role string) error {
 			conn.Close()
 		}
 	}()
-	c.Ready()
+	c.Ready(Work{})
 	select {
 	case <-c.Done():
 	case <-Life():
@@ -240,7 +240,7 @@ func newSite(t *testing.T, mailMode uint32, mailGID int) *site {
 			t.Fatal(err)
 		}
 	}
-	s.cmd = exec.Command("/proc/self/exe")
+	s.cmd = exec.Command(testProgram(t))
 	s.cmd.Env = append(os.Environ(), parentEnv+"="+dir, "TZ=Europe/Oslo", "SECRET=1")
 	s.cmd.Stderr = os.Stderr
 	if err := s.cmd.Start(); err != nil {
@@ -256,6 +256,21 @@ func newSite(t *testing.T, mailMode uint32, mailGID int) *site {
 	})
 	s.until("both workers", func() bool { return s.ask(RoleQueue, "x") == "ok" && s.ask(RoleNet, "x") == "ok" })
 	return s
+}
+
+// testProgram returns the program of these tests, without cgo, as it is
+// installed: with cgo nothing can be given up on all threads.
+func testProgram(t *testing.T) string {
+	if _, _, errno := syscall.AllThreadsSyscall(unix.SYS_GETPID, 0, 0, 0); errno == 0 {
+		return "/proc/self/exe"
+	}
+	program := filepath.Join(t.TempDir(), "parent.test")
+	build := exec.Command("go", "test", "-c", "-o", program, ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return program
 }
 
 // until waits until something is true.

@@ -117,10 +117,10 @@ func (p *parent) work(ctx context.Context, w *worker) error {
 	var setup []byte
 	if w == p.queue {
 		sp.account, setup = o.Queue, o.QueueSetup
-		sp.files = []*os.File{theirs, t.setup, t.life, o.Door, p.flushed[1]}
+		sp.files = []*os.File{theirs, t.setup, t.life, o.Door, p.flushed[1], p.counted[0]}
 	} else {
 		sp.account, setup = o.Net, o.NetSetup
-		sp.files = []*os.File{theirs, t.setup, t.life, nil, p.flushed[0]}
+		sp.files = []*os.File{theirs, t.setup, t.life, nil, p.flushed[0], p.counted[1]}
 	}
 	c, err := p.starter.start(sp)
 	if err != nil {
@@ -138,6 +138,9 @@ func (p *parent) work(ctx context.Context, w *worker) error {
 	s := &session{parent: p, worker: w, conn: conn, bad: make(chan error, 1)}
 	go s.serve(serving)
 	go s.ping(serving)
+	if o.UntilIdle {
+		go s.poll(serving)
+	}
 
 	select {
 	case <-c.ended():

@@ -62,7 +62,7 @@ func runCheck(c *call) error {
 	source, _ := users(c.config)
 	files := &fileCheck{
 		config: c.config, users: source, uid: os.Geteuid(), reader: os.Geteuid(), net: -1, now: time.Now(),
-		state:   filepath.Join(c.config.SpoolDir, spooldir.LockDir, smarthost.RefusalFile),
+		state:   filepath.Join(c.config.SpoolDir, spooldir.LockDir, spooldir.LoginsFile),
 		problem: func(p config.Problem) { say("%v", p) },
 		note:    func(text string) { fmt.Fprintln(c.stdio.Out, text) },
 	}

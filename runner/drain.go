@@ -20,6 +20,9 @@ func runDrain(c *call) error {
 	if err := c.noArguments("drain"); err != nil {
 		return err
 	}
+	if separated(c.config.SpoolDir) {
+		return c.runParent("drain", 0)
+	}
 	s, err := c.open()
 	if err != nil {
 		return err

@@ -63,7 +63,7 @@ type call struct {
 
 func commands() []command {
 	return []command{
-		{"run", "", "serve the spool in the foreground (this is what no command means)", runService},
+		{"run", "[--on-demand]", "serve the spool in the foreground (this is what no command means)", runService},
 		{"drain", "", "deliver what is due, then end", runDrain},
 		{"flush", "", "try everything now that waits, then end", runFlush},
 		{"init", "[--one-uid]", "make or repair the spool", runInit},
@@ -80,6 +80,9 @@ func commands() []command {
 // Main runs dma-runner with the arguments after the program's name and returns
 // its exit code.
 func Main(args []string, stdio Stdio) int {
+	if run := role(args); run != nil {
+		return run()
+	}
 	err := dispatch(args, stdio)
 	var exit *exitError
 	switch {

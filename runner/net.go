@@ -81,7 +81,7 @@ func deliverer(c *config.Config, host string, hosts []smarthost.Host, password a
 	cfg.TLS, cfg.CertFile = smarthost.NewTLSPolicies(c, problem).For, c.CertFile
 	cfg.Credentials = smarthost.NewCredentials(smarthost.CredentialOptions{
 		File: c.AuthPath, Command: password, Problem: problem,
-		State: filepath.Join(c.SpoolDir, spooldir.LockDir, smarthost.RefusalFile),
+		State: filepath.Join(c.SpoolDir, spooldir.LockDir, spooldir.LoginsFile),
 	})
 	return smarthost.NewRouter(cfg)
 }

@@ -267,8 +267,22 @@ func (c *call) open() (*spooldir.Spool, error) {
 
 // runService is the service in the foreground.
 func runService(c *call) error {
-	if err := c.noArguments("run"); err != nil {
-		return err
+	onDemand := false
+	for _, a := range c.args {
+		if a != "--on-demand" {
+			return exitf(exitUsage, "run knows --on-demand and no %q", a)
+		}
+		onDemand = true
+	}
+	if separated(c.config.SpoolDir) {
+		until := time.Duration(-1)
+		if onDemand {
+			until = onDemandIdle
+		}
+		return c.runParent("service", until)
+	}
+	if onDemand {
+		return exitf(exitUsage, "run --on-demand is for a spool that all users share; for one that a single uid serves, use: dma-runner drain")
 	}
 	s, err := c.open()
 	if err != nil {

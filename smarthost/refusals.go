@@ -39,10 +39,6 @@ type Refusal struct {
 	Flushed bool `json:"flushed,omitempty"`
 }
 
-// RefusalFile is the name for CredentialOptions.State in the folder of the locks of
-// a spool.
-const RefusalFile = "logins"
-
 // refusal is a Refusal and the secret that was refused; the zero Secret if it was
 // refused to an earlier process, which kept none.
 type refusal struct {

@@ -93,9 +93,14 @@ func (i Identities) gid(name string) int {
 	return map[string]int{QueueUser: i.QueueGID, NetUser: i.NetGID, SubmitGroup: i.SubmitGID}[name]
 }
 
-// lockOwners are the roles and who plays them.
-func lockOwners() map[Role]string {
-	return map[Role]string{QueueRole: QueueUser, NetRole: NetUser}
+// LoginsFile, in LockDir, is where the net process remembers logins that were
+// refused: beside the locks, since it may not make or replace a file anywhere.
+const LoginsFile = "logins"
+
+// lockFiles are the files in LockDir and who writes them: one for each role, and
+// LoginsFile.
+func lockFiles() map[string]string {
+	return map[string]string{string(QueueRole): QueueUser, string(NetRole): NetUser, LoginsFile: NetUser}
 }
 
 // Shared reports whether the spool is one that a group may submit to.
@@ -131,8 +136,8 @@ func CheckShared(path string, ids Identities) []error {
 	for _, d := range Layout() {
 		compare(d.Path, true, d.Owner, d.Group, d.Mode)
 	}
-	for role, owner := range lockOwners() {
-		compare(LockDir+"/"+string(role), false, owner, owner, modeLock)
+	for file, owner := range lockFiles() {
+		compare(LockDir+"/"+file, false, owner, owner, modeLock)
 	}
 	return wrong
 }

@@ -106,9 +106,9 @@ func give(fd int, dir bool, uid, gid int, mode uint32) error {
 // makeLocks makes the lock files in the open directory of locks, which belongs
 // to root by now.
 func makeLocks(dir int, ids Identities) error {
-	for role, owner := range lockOwners() {
-		if err := makeFile(dir, string(role), ids.uid(owner), ids.gid(owner), modeLock, nil); err != nil {
-			return fmt.Errorf("%s: %w", role, err)
+	for file, owner := range lockFiles() {
+		if err := makeFile(dir, file, ids.uid(owner), ids.gid(owner), modeLock, nil); err != nil {
+			return fmt.Errorf("%s: %w", file, err)
 		}
 	}
 	return nil

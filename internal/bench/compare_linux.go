@@ -99,7 +99,7 @@ func (b *bed) run() (code int) {
 	}
 	median := func(name string) float64 {
 		list := slices.Sorted(slices.Values(rates[name]))
-		return list[len(list)/2]
+		return list[(len(list)-1)/2]
 	}
 	ours := median(systems[0].name())
 	for _, s := range systems {
@@ -295,7 +295,11 @@ func (p *postfix) submit(message string, to ...string) {
 
 func (p *postfix) ready() {
 	p.await("the deferred queue of Postfix", func() bool { return empty(p.root, "var/spool/postfix", "maildrop", "incoming", "active") })
+	reloads := func() int { return strings.Count(p.service.String(), "reload -- version") }
+	before := reloads()
 	p.set("defer_transports =")
+	p.await("Postfix to reload", func() bool { return reloads() > before })
+	time.Sleep(2 * time.Second) // the old qmgr may still take a request to flush, and forget it
 }
 
 func (p *postfix) deliver() { p.root.Must(p.root.Command("postqueue", "-f"), "") }

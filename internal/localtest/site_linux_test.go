@@ -16,7 +16,9 @@ import (
 const head = "From: ann@far.example\nTo: jim@host.example\nDate: Thu, 1 Jan 2026 00:00:00 +0000\nMessage-ID: <1@far.example>\nSubject: %s\n"
 
 // message is a small message.
-func message(subject string) string { return fmt.Sprintf(head, subject) + "\ntext of " + subject + "\n" }
+func message(subject string) string {
+	return fmt.Sprintf(head, subject) + "\ntext of " + subject + "\n"
+}
 
 // site is dma in a root, on a spool that jim serves alone. He is in group mail,
 // so that there are dotlocks.
@@ -87,10 +89,11 @@ func (s *site) empty() {
 	}
 }
 
-// wantStatus compares what the log says about a recipient: "sent 2.0.0".
-func (s *site) wantStatus(log, to, want string) {
+// wantStatus compares what the log says about a recipient: "sent 2.0.0", for
+// each attempt.
+func (s *site) wantStatus(log, to string, want ...string) {
 	s.t.Helper()
-	if got := statuses(log)[to]; !slices.Equal(got, []string{want}) {
+	if got := statuses(log)[to]; !slices.Equal(got, want) {
 		s.t.Errorf("%s: %q, want %q\n%s", to, got, want, log)
 	}
 }

@@ -109,7 +109,7 @@ func TestSinkFaults(t *testing.T) {
 		{"421 DATA", []string{"-Q", "data"}, "deferred 4.0.0", 0, false},
 		{"421 dot", []string{"-Q", "."}, "deferred 4.0.0", 0, true},
 		{"421 QUIT", []string{"-Q", "quit"}, "sent 2.0.0", 0, true},
-		{"abort in DATA", []string{"-A", "0"}, "bounced 5.0.0", 1, false},
+		{"abort in DATA", []string{"-A", "1"}, "bounced 5.0.0", 1, false},
 		{"its own soft reply", []string{"-r", "rcpt", "-b", "451 4.7.1 Come back"}, "deferred 4.7.1", 0, false},
 		{"its own hard reply", []string{"-f", ".", "-B", "554 5.7.0 Not that"}, "bounced 5.7.0", 1, true},
 		{"late answer", []string{"-w", "1"}, "sent 2.0.0", 0, true},

@@ -62,6 +62,7 @@ func Net(n NetPaths) Policy {
 			dir("sent", target), dir("tempfail", target), dir("permfail", target), dir("corrupt", target),
 			dir("log", Read|Write),
 			dir("lock/net", Read|Write|Truncate),
+			{Path: filepath.Join(n.Spool, "lock/logins"), Rights: Read | Write | Truncate, Optional: true},
 		},
 	}
 	for _, file := range n.Files {

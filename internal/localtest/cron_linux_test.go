@@ -1,0 +1,49 @@
+package localtest
+
+import (
+	"strings"
+	"testing"
+)
+
+// The output of cron's jobs reaches the user that root is an alias for.
+func TestCron(t *testing.T) {
+	s := newSite(t, "")
+	s.Append("etc/aliases", "cronjobs: /home/jim/jobs\n")
+	s.Write("etc/crontab", "PATH=/usr/sbin:/usr/bin:/sbin:/bin\n"+
+		"@reboot root echo to root; echo an error >&2\n"+
+		"@reboot root true\n"+
+		"@reboot jim printf 'Gr\\303\\274\\303\\237e\\n'\n"+
+		"MAILTO=cronjobs\n"+
+		"@reboot root echo to an alias\n")
+	for _, kind := range []string{"auth", "account", "password", "session", "session-noninteractive"} { // as a script of its package does
+		name, _, _ := strings.Cut(kind, "-")
+		s.Write("etc/pam.d/common-"+kind, name+" required pam_permit.so\n")
+	}
+	log := s.Syslog()
+	service := s.serve()
+	s.Start(s.Command("cron", "-f"))
+	defer func() {
+		if t.Failed() {
+			t.Logf("cron says\n%s\ndma\n%s", log, service)
+		}
+	}()
+	s.Await("mail from cron", func() bool { return len(s.mbox("var/mail/jim")) >= 2 && len(s.mbox("home/jim/jobs")) >= 1 })
+	service.Stop()
+	s.empty()
+	s.wantSubjects("mailbox", s.mbox("var/mail/jim"), "Cron <root@host> echo to root; echo an error >&2", `Cron <jim@host> printf 'Gr\303\274\303\237e\n'`)
+	s.wantSubjects("jobs", s.mbox("home/jim/jobs"), "Cron <root@host> echo to an alias")
+	for _, m := range s.mbox("var/mail/jim") {
+		root := strings.Contains(m, "to root")
+		for _, line := range []struct {
+			root bool
+			text string
+		}{
+			{true, "From: root (Cron Daemon)"}, {true, "To: root"}, {true, "Return-Path: <root@host.example>"}, {true, "to root\nan error\n"},
+			{false, "Return-Path: <jim@host.example>"}, {false, "To: jim"}, {false, "Grüße"},
+		} {
+			if line.root == root && !strings.Contains(m, "\n"+line.text) && !strings.HasPrefix(m, line.text) {
+				t.Errorf("the mail lacks %q:\n%s", line.text, m)
+			}
+		}
+	}
+}

@@ -1,0 +1,342 @@
+package runner
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"dma/agent"
+	"dma/forward"
+	"dma/internal/config"
+	"dma/internal/door"
+	"dma/internal/maillog"
+	"dma/internal/sandbox"
+	"dma/parent"
+	"dma/queue"
+	"dma/spooldir"
+)
+
+// Descriptors that the parent gives its workers; see package parent.
+const (
+	doorFile  = 6 // queue: the socket of the second door, if there is one
+	flushFile = 7 // an octet is written by queue and read by net: forget the back-off
+	countFile = 8 // net writes, and queue reads, what METRICS counts
+)
+
+// worker is a process of a separated service.
+type worker struct {
+	ctx    context.Context
+	client *parent.Client
+	setup  workerSetup
+	config *config.Config
+	spool  *spooldir.Spool
+	log    *maillog.Log
+}
+
+// newWorker prepares a process that the parent has started. Its context ends
+// when the parent says so, or is gone.
+func newWorker(role string, policy func(*config.Config, *spooldir.Spool) sandbox.Policy) (*worker, func(), error) {
+	w := &worker{log: logTo(os.Stderr)}
+	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	signal.Ignore(syscall.SIGHUP)
+	w.ctx = ctx
+	text, err := parent.ReadSetup()
+	if err == nil {
+		err = json.Unmarshal(text, &w.setup)
+	}
+	if err == nil && w.setup.Config == nil {
+		err = errors.New("no configuration")
+	}
+	if err != nil {
+		return nil, cancel, fmt.Errorf("what the parent says: %w", err)
+	}
+	w.config = w.setup.Config
+	if w.client, err = parent.Connect(); err != nil {
+		return nil, cancel, err
+	}
+	life := parent.Life()
+	go func() {
+		defer cancel()
+		select {
+		case <-w.client.Done():
+		case <-life:
+		case <-ctx.Done():
+		}
+	}()
+	if w.spool, err = spooldir.Open(w.config.SpoolDir); err != nil {
+		return nil, cancel, err
+	}
+	report, err := sandbox.Apply(policy(w.config, w.spool))
+	if err != nil {
+		return nil, cancel, err
+	}
+	w.log.Sandboxed(role, report.String())
+	return w, cancel, nil
+}
+
+// pipeEnd is an end of a pipe that the parent has given. It never blocks.
+type pipeEnd struct {
+	fd   int
+	file *os.File
+}
+
+func inherited(fd int, name string) (*pipeEnd, error) {
+	unix.CloseOnExec(fd)
+	if err := unix.SetNonblock(fd, true); err != nil {
+		return nil, fmt.Errorf("descriptor %d: %w", fd, err)
+	}
+	return &pipeEnd{fd, os.NewFile(uintptr(fd), name)}, nil
+}
+
+// put writes what there is room for; for the rest nobody waits.
+func (p *pipeEnd) put(b []byte) { _, _ = unix.Write(p.fd, b) }
+
+// runQueueRole is the queue process of a separated service.
+func runQueueRole() error {
+	var included []string
+	w, cancel, err := newWorker("queue", func(c *config.Config, s *spooldir.Spool) sandbox.Policy {
+		// What cannot be read is said when it is needed.
+		aliases, _, _ := forward.LoadAliases(c.Aliases...)
+		included = folders(aliases)
+		return sandbox.Queue(sandbox.QueuePaths{Spool: s.Path(), Aliases: c.Aliases, Include: included, Metrics: c.Metrics})
+	})
+	defer cancel()
+	if err != nil {
+		return err
+	}
+	lock, err := w.spool.Lock(spooldir.QueueRole, w.setup.Purpose)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	flush, err := inherited(flushFile, "flush")
+	if err != nil {
+		return err
+	}
+	counts, err := inherited(countFile, "counts")
+	if err != nil {
+		return err
+	}
+	c := w.config
+	h := newHalf(c, w.spool, w.log, queue.States()...)
+	defer h.watcher.Close()
+	agents := agent.NewRemote(agent.RemoteOptions{
+		Starter: w.client, Mailbox: c.Mailbox, MinUID: c.MinUID, CommandTime: c.CommandTime, Clock: h.clock,
+		Trouble: func(user string, role agent.Role, err error) {
+			w.log.WorkerTrouble("agent", fmt.Errorf("%s of %s: %w", role, user, err))
+		},
+	})
+	aliases := forward.NewAliasFile(c.Aliases...)
+	q := h.newQueue(w.client, agents, aliases, c.AliasUser, func() { flush.put([]byte{0}) })
+
+	ctx, stop := context.WithCancel(w.ctx)
+	defer stop()
+	var group sync.WaitGroup
+	doorIdle := func() bool { return true }
+	if w.setup.Door {
+		listener, err := door.Inherited(doorFile)
+		if err != nil {
+			return err
+		}
+		server := h.newDoor()
+		doorIdle = server.Idle
+		group.Go(func() {
+			if err := server.Serve(ctx, listener); err != nil && ctx.Err() == nil {
+				w.log.WorkerTrouble(door.Role, err)
+				stop()
+			}
+		})
+	}
+	context.AfterFunc(ctx, func() { counts.file.Close() })
+	group.Go(func() { readCounts(counts.file, h.metrics.Delivery) })
+	group.Go(func() { h.writeMetrics(ctx) })
+	group.Go(func() {
+		if newFolder(ctx, forward.NewAliasFile(c.Aliases...), included) {
+			w.log.WorkerTrouble("queue", errors.New("the aliases include files of another folder than before"))
+			stop()
+		}
+	})
+	err = w.client.Ready(parent.Work{
+		Idle:     func() bool { return q.Idle() && doorIdle() },
+		Activity: h.watcher.Rings,
+		Look:     q.Rescan,
+	})
+	if err == nil {
+		w.log.Started("queue", os.Getpid(), w.spool.Path())
+		err = q.Run(ctx)
+	}
+	stop()
+	group.Wait()
+	agents.Close()
+	return errors.Join(err, h.syncer.Flush())
+}
+
+// folders returns the folders of the files that aliases include.
+func folders(a *forward.Aliases) []string {
+	if a == nil {
+		return nil
+	}
+	var out []string
+	for _, file := range a.Included(context.Background()) {
+		if dir := filepath.Dir(file); dir != "/" && !slices.Contains(out, dir) {
+			out = append(out, dir)
+		}
+	}
+	return out
+}
+
+// aliasesEvery is the time between two looks at what the aliases include.
+const aliasesEvery = 15 * time.Second
+
+// newFolder waits until the aliases include files of a folder that is not among
+// the given ones, which only a new process may open, and reports whether they do
+// when ctx ends.
+func newFolder(ctx context.Context, aliases *forward.AliasFile, open []string) bool {
+	tick := time.NewTicker(aliasesEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-tick.C:
+		}
+		a, _, err := aliases.Current()
+		if err != nil {
+			continue // who needs them says so
+		}
+		for _, dir := range folders(a) {
+			if !slices.Contains(open, dir) {
+				return true
+			}
+		}
+	}
+}
+
+// runNetRole is the net process of a separated service.
+func runNetRole() error {
+	w, cancel, err := newWorker("net", func(c *config.Config, s *spooldir.Spool) sandbox.Policy {
+		return sandbox.Net(sandbox.NetPaths{
+			Spool: s.Path(), SyncFiles: !s.FileSystem().Ordered,
+			Files: []string{c.AuthPath, c.CertFile, c.TLSPolicy, c.Rewrite, c.SenderRelay},
+		})
+	})
+	defer cancel()
+	if err != nil {
+		return err
+	}
+	lock, err := w.spool.Lock(spooldir.NetRole, w.setup.Purpose)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	flush, err := inherited(flushFile, "flush")
+	if err != nil {
+		return err
+	}
+	counts, err := inherited(countFile, "counts")
+	if err != nil {
+		return err
+	}
+	h := newHalf(w.config, w.spool, maillog.Observed(w.log, func(d maillog.Delivery) { writeCount(counts, d) }), spooldir.Remote)
+	defer h.watcher.Close()
+	// It may not open the directories that it moves names to.
+	h.syncer = w.spool.NewSyncerFrom(spooldir.Remote, func(err error) { h.log.WorkerTrouble("sync", err) })
+	var password askFunc
+	if w.config.PasswordCmd != "" {
+		password = w.client.Password
+	}
+	r := h.newRelay(password)
+	context.AfterFunc(w.ctx, func() { flush.file.Close() })
+	go func() {
+		var buf [512]byte
+		for {
+			if _, err := flush.file.Read(buf[:]); err != nil {
+				return
+			}
+			r.Flush()
+		}
+	}()
+	err = w.client.Ready(parent.Work{
+		Idle:     r.Idle,
+		Activity: h.watcher.Rings,
+		Look:     func() { h.watcher.Bell(spooldir.Remote).RingAll() },
+	})
+	if err == nil {
+		w.log.Started("net", os.Getpid(), w.spool.Path())
+		err = r.Run(w.ctx)
+	}
+	return errors.Join(err, h.syncer.Flush())
+}
+
+// attempt is what the net process tells the queue process of an attempt.
+type attempt struct {
+	Status maillog.Status
+	Relay  string
+}
+
+// maxCount bounds a line of counts; up to it a write to a pipe is whole or not
+// at all.
+const maxCount = 512
+
+// writeCount tells of an attempt. What finds no room is not counted.
+func writeCount(p *pipeEnd, d maillog.Delivery) {
+	line, err := json.Marshal(attempt{d.Status, d.Relay})
+	if err == nil && len(line) < maxCount {
+		p.put(append(line, '\n'))
+	}
+}
+
+// readCounts passes on what the net process tells, until it ends.
+func readCounts(r io.Reader, observe func(maillog.Delivery)) {
+	lines := bufio.NewScanner(r)
+	lines.Buffer(make([]byte, maxCount), maxCount)
+	for lines.Scan() {
+		var c attempt
+		decoder := json.NewDecoder(bytes.NewReader(lines.Bytes()))
+		if decoder.Decode(&c) != nil {
+			continue
+		}
+		switch c.Status {
+		case maillog.Sent, maillog.Deferred, maillog.Bounced:
+			observe(maillog.Delivery{Status: c.Status, Relay: c.Relay})
+		}
+	}
+}
+
+// role returns what a process does that the parent has started, nil for any other.
+func role(args []string) func() int {
+	if len(args) != 1 {
+		return nil
+	}
+	worker := func(run func() error) func() int {
+		return func() int {
+			if err := run(); err != nil {
+				fmt.Fprintf(os.Stderr, "dma-runner: %v\n", err)
+				return exitTempfail
+			}
+			return exitOK
+		}
+	}
+	switch args[0] {
+	case parent.RoleQueue:
+		return worker(runQueueRole)
+	case parent.RoleNet:
+		return worker(runNetRole)
+	case parent.RoleAgent:
+		return runAgentRole
+	}
+	return nil
+}
