@@ -3,6 +3,7 @@ package queue
 import (
 	"bytes"
 	"fmt"
+	"strings"
 
 	"dma/internal/dsn"
 	"dma/spooldir"
@@ -86,7 +87,7 @@ func (q *Queue) report(m *spooldir.Message, numbers []int, id, to string, what d
 				if byLMTP(last) {
 					break // it is no host that the sender could know
 				}
-				d.RemoteMTA = last.Relay
+				d.RemoteMTA = mtaName(last.Relay)
 			}
 		}
 		if what == dsn.Delayed {
@@ -95,6 +96,21 @@ func (q *Queue) report(m *spooldir.Message, numbers []int, id, to string, what d
 		r.Recipients = append(r.Recipients, d)
 	}
 	return r, nil
+}
+
+// mtaName is the name of a relay that is logged as name[ip]:port, for the type
+// dns of RFC 3464 section 2.1.2: a host has no port there, and its address stands
+// for it only where it has no name.
+func mtaName(relay string) string {
+	name, rest, ok := strings.Cut(relay, "[")
+	if !ok || name != "" {
+		return name
+	}
+	ip, _, _ := strings.Cut(rest, "]")
+	if strings.Contains(ip, ":") {
+		ip = "IPv6:" + ip
+	}
+	return "[" + ip + "]"
 }
 
 // noticeDelay tells the sender that recipients are late. Nobody waits for a

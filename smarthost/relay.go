@@ -24,6 +24,7 @@ type Relay struct {
 	mu      sync.Mutex
 	idle    []*idleSession // the one used last stands last
 	inUse   int            // sessions that carry a message
+	dialing int            // sessions that are being opened
 	crowded time.Time      // until then the peer takes no further session
 	closed  bool
 }
@@ -305,7 +306,13 @@ func (r *Relay) connect(ctx context.Context) (*Session, Outcome) {
 	if o, yes := r.back.resting(r.cfg.Now()); yes {
 		return nil, o
 	}
+	r.mu.Lock()
+	r.dialing++
+	r.mu.Unlock()
 	s, err := dialHosts(ctx, &r.cfg)
+	r.mu.Lock()
+	r.dialing--
+	r.mu.Unlock()
 	switch {
 	case err == nil:
 		r.back.connected()
@@ -366,13 +373,23 @@ func (r *Relay) putBack(s *Session) {
 	}
 	defer r.mu.Unlock()
 	i := &idleSession{Session: s}
-	i.timer = time.AfterFunc(r.cfg.Idle, func() {
+	keep := r.cfg.Idle
+	if r.dialing > 0 {
+		// A peer that has one connection at a time greets nobody until this one
+		// is closed.
+		keep = min(keep, contested)
+	}
+	i.timer = time.AfterFunc(keep, func() {
 		if r.remove(i) {
 			s.Close()
 		}
 	})
 	r.idle = append(r.idle, i)
 }
+
+// contested is how long an idle session is kept while others wait for the peer's
+// greeting: long enough for the next message of the same delivery.
+const contested = 100 * time.Millisecond
 
 // remove takes a session out of the idle ones and reports whether it was there.
 func (r *Relay) remove(s *idleSession) bool {
