@@ -102,7 +102,7 @@ func serving(t testing.TB, a Agent, u passwd.User) func(context.Context, *wire.C
 // newRemote returns a Remote whose agents work with own.
 func newRemote(t *testing.T, own *Own, u passwd.User) *Remote {
 	return remoteOf(t, RemoteOptions{
-		Starter: &starter{serve: serving(t, own, u)}, Mailbox: own.Mailbox, MinUID: own.MinUID, CommandTime: own.Limit,
+		Starter: &starter{serve: serving(t, own, u)}, Mailbox: own.Mailbox, MinUID: own.MinUID, Listed: own.Listed, CommandTime: own.Limit,
 	})
 }
 

@@ -215,7 +215,7 @@ func TestDies(t *testing.T) {
 			}}, alice, key.role)
 		}
 		told := 0
-		r := remoteOf(t, RemoteOptions{Starter: s, Mailbox: "mbox:~/m", Trouble: func(string, Role, error) { told++ }})
+		r := remoteOf(t, RemoteOptions{Starter: s, Mailbox: "maildir:~/m", Trouble: func(string, Role, error) { told++ }})
 		jobs := testJobs(5, spooldir.Mailbox)
 		deliverAll(t, r, alice, jobs)
 		for i, j := range jobs {
@@ -297,8 +297,8 @@ func TestSlowAgent(t *testing.T) {
 		size    int64
 		most    time.Duration
 	}{
-		{spooldir.Mailbox, "mbox:~/m", 1, placeLimit},
-		{spooldir.Mailbox, "mbox:~/m", slowest * 60, placeLimit + time.Minute},
+		{spooldir.Mailbox, "maildir:~/m", 1, placeLimit},
+		{spooldir.Mailbox, "maildir:~/m", slowest * 60, placeLimit + time.Minute},
 		{spooldir.Command, "mbox:~/m", slowest * 60, 20*time.Minute + commandExtra},
 		{spooldir.Mailbox, "pipe:cat", 1, 20*time.Minute + commandExtra},
 	} {

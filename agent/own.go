@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -19,7 +20,8 @@ import (
 type Own struct {
 	UID      int           // who serves
 	Any      bool          // users come from a file of our own: all are served, as UID
-	MinUID   int           // users below, root excepted, have no .forward
+	MinUID   int           // users below, root excepted, have no .forward,
+	Listed   []string      // unless they are listed
 	Mailbox  string        // MAILBOX of dma.conf
 	Forwards string        // FORWARD of dma.conf
 	Limit    time.Duration // for commands
@@ -55,7 +57,7 @@ func (a *Own) Forward(ctx context.Context, u passwd.User, detail string) (forwar
 	if err := a.Serves(u); err != nil {
 		return forward.Result{}, err
 	}
-	if !a.Any && u.UID < a.MinUID && u.UID != 0 {
+	if !a.Any && u.UID < a.MinUID && u.UID != 0 && !slices.Contains(a.Listed, u.Name) {
 		return forward.Result{}, nil
 	}
 	return a.reader.Read(ctx, forward.ReadOptions{

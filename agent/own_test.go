@@ -177,6 +177,11 @@ func testForward(t *testing.T, newHome func(*testing.T) *home) {
 	if r, err := h.agent().Forward(t.Context(), system, ""); err != nil || r.Forwards() {
 		t.Errorf("below MINUID: %+v, %v", r, err)
 	}
+	// Unless it is listed: then the file is read, and found to be anybody's.
+	h.own.Listed = []string{"bob", "alice"}
+	if r, err := h.agent().Forward(t.Context(), system, ""); err == nil || r.Forwards() {
+		t.Errorf("below MINUID, and listed: %+v, %v", r, err)
+	}
 }
 
 // TestListed: a file or a command is touched only if its owner lists it now,

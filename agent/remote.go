@@ -39,9 +39,11 @@ type RemoteOptions struct {
 // not hurt by what they do. It may be used by several goroutines.
 //
 // What an agent had not answered for when it died or was given up has failed for
-// now, and may have been delivered nevertheless.
+// now, and may have been delivered nevertheless. A message for an mbox, of which
+// some may stand there, goes to another agent at once: see ErrUnfinished.
 type Remote struct {
 	options RemoteOptions
+	share   int // of the seats, which only MailboxRole gets: no code of a user's makes it wait
 
 	mu      sync.Mutex
 	seats   map[seatKey]*seat
@@ -78,6 +80,12 @@ const (
 
 var errClosed = errors.New("the queue process ends")
 
+// ErrUnfinished says that two agents, one after the other, ended in the middle
+// of a message for an mbox, or that the second could not be started. Some of the
+// message may stand there. It can be mended while nothing stands behind it, so
+// that the mbox gets nothing else before a Suspect delivery of this message.
+var ErrUnfinished = errors.New("it may stand there in part")
+
 // NewRemote makes a Remote.
 func NewRemote(o RemoteOptions) *Remote {
 	if o.CommandTime <= 0 {
@@ -95,8 +103,12 @@ func NewRemote(o RemoteOptions) *Remote {
 	if o.Trouble == nil {
 		o.Trouble = func(string, Role, error) {}
 	}
+	share := 0
+	if RoleFor(o.Mailbox, spooldir.Mailbox) == MailboxRole {
+		share = o.Most / 4
+	}
 	return &Remote{
-		options: o, seats: make(map[seatKey]*seat), changed: make(chan struct{}),
+		options: o, share: share, seats: make(map[seatKey]*seat), changed: make(chan struct{}),
 		refused: make(map[string]time.Time),
 	}
 }
@@ -121,7 +133,7 @@ func (r *Remote) Forward(ctx context.Context, u passwd.User, detail string) (for
 	if len(detail) > maxText || hasControl(detail) {
 		detail = "" // it can be part of no file's name
 	}
-	s, err := r.acquire(ctx, seatKey{u.Name, UserRole})
+	s, err := r.acquire(ctx, seatKey{u.Name, UserRole}, false)
 	if err != nil {
 		return forward.Result{}, agentError(u, err)
 	}
@@ -177,37 +189,66 @@ func (r *Remote) refuse(u passwd.User, j *Job) error {
 
 // deliver gives jobs to the agent of a role.
 func (r *Remote) deliver(ctx context.Context, u passwd.User, role Role, jobs []*Job, done func(*Job)) {
-	s, err := r.acquire(ctx, seatKey{u.Name, role})
-	if err == nil {
-		failed := false
-		// A mailbox that vanished, or root's that was replaced, is for the
-		// parent to make or open, which it does before it starts an agent.
-		defer func() { r.release(s, failed && role == MailboxRole) }()
-		var n int
-		n, err = s.link.deliver(ctx, jobs, func(j *Job) {
-			failed = failed || j.Err != nil
-			done(j)
-		})
-		jobs = jobs[n:]
-	}
-	if err == nil {
-		return
-	}
-	err = agentError(u, err)
-	for _, j := range jobs {
+	rest, begun, err := r.try(ctx, u, role, jobs, false, done)
+	var again []*Job
+	for _, j := range rest {
 		j.Err = err
+		if begun && ctx.Err() == nil && r.tears(j) {
+			j.Err, j.Message.Suspect = nil, true
+			again = append(again, j)
+		}
+	}
+	if len(again) > 0 {
+		left, _, err := r.try(ctx, u, role, again, true, func(*Job) {})
+		for _, j := range left {
+			j.Err = fmt.Errorf("%w: %w", ErrUnfinished, err)
+		}
+	}
+	for _, j := range rest {
 		done(j)
 	}
 }
 
+// tears reports whether an agent that ends in the middle of a job may leave a
+// part of a message behind.
+func (r *Remote) tears(j *Job) bool {
+	if j.Kind == spooldir.File {
+		return !strings.HasSuffix(j.Target, "/")
+	}
+	return j.Kind == spooldir.Mailbox && strings.HasPrefix(r.options.Mailbox, "mbox:")
+}
+
+// try gives jobs to the agent of a role, and returns those that have no outcome,
+// whether an agent may have begun with them, and why they have none. Again is as
+// for acquire.
+func (r *Remote) try(ctx context.Context, u passwd.User, role Role, jobs []*Job, again bool, done func(*Job)) (rest []*Job, begun bool, err error) {
+	s, err := r.acquire(ctx, seatKey{u.Name, role}, again)
+	if err != nil {
+		return jobs, false, agentError(u, err)
+	}
+	failed := false
+	// A mailbox that vanished, or root's that was replaced, is for the parent
+	// to make or open, which it does before it starts an agent.
+	defer func() { r.release(s, failed && role == MailboxRole) }()
+	n, err := s.link.deliver(ctx, jobs, func(j *Job) {
+		failed = failed || j.Err != nil
+		done(j)
+	})
+	if err != nil {
+		err = agentError(u, err)
+	}
+	return jobs[n:], true, err
+}
+
 // acquire returns the agent for a key, for whose use the caller then counts
-// until release.
-func (r *Remote) acquire(ctx context.Context, key seatKey) (*seat, error) {
+// until release. Again says that it is to go on where another one ended, which
+// even a user gets whose agent had to be killed.
+func (r *Remote) acquire(ctx context.Context, key seatKey, again bool) (*seat, error) {
 	for {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		s, wait, err := r.find(key)
+		s, wait, err := r.find(key, again)
 		switch {
 		case err != nil:
 			return nil, err
@@ -226,26 +267,28 @@ func (r *Remote) acquire(ctx context.Context, key seatKey) (*seat, error) {
 
 // find returns the seat for a key: one with an agent, or one without that the
 // caller has to start; or else what to wait for.
-func (r *Remote) find(key seatKey) (*seat, <-chan struct{}, error) {
+func (r *Remote) find(key seatKey, again bool) (*seat, <-chan struct{}, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {
 		return nil, nil, errClosed
 	}
-	if until, ok := r.refused[key.user]; ok {
+	if until, ok := r.refused[key.user]; ok && !again {
 		if r.options.Clock.Now().Before(until) {
 			return nil, nil, fmt.Errorf("the one before had to be killed; the next is started at %s", until.Format(time.TimeOnly))
 		}
 		delete(r.refused, key.user)
 	}
 	s := r.seats[key]
+	full := len(r.seats) >= r.options.Most
+	crowded := key.role == UserRole && r.userSeats() >= r.options.Most-r.share
 	switch {
-	case s == nil && len(r.seats) < r.options.Most:
+	case s == nil && !full && !crowded:
 		s = &seat{key: key, users: 1}
 		r.seats[key] = s
 		return s, nil, nil
 	case s == nil:
-		r.makeRoom()
+		r.makeRoom(crowded)
 	case s.link != nil && !s.going && !s.spent && s.link.failure() == nil:
 		s.users++
 		if s.idle != nil {
@@ -257,10 +300,25 @@ func (r *Remote) find(key seatKey) (*seat, <-chan struct{}, error) {
 	return nil, r.changed, nil
 }
 
-// makeRoom ends the agent that has been idle longest, if there is one.
-func (r *Remote) makeRoom() {
+// userSeats counts the agents of UserRole.
+func (r *Remote) userSeats() int {
+	n := 0
+	for key := range r.seats {
+		if key.role == UserRole {
+			n++
+		}
+	}
+	return n
+}
+
+// makeRoom ends the agent that has been idle longest, if there is one; ofUsers
+// says that only one of UserRole helps.
+func (r *Remote) makeRoom(ofUsers bool) {
 	var oldest *seat
 	for _, s := range r.seats {
+		if ofUsers && s.key.role != UserRole {
+			continue
+		}
 		if s.going {
 			return // there will be room
 		}

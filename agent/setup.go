@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
 	"time"
 	"unicode/utf8"
 
@@ -87,12 +86,8 @@ func ReadSetup(r io.Reader) (Setup, error) {
 // NewOwn returns the agent that a process serves with. Mailbox is the file that
 // was handed over, or nil.
 func NewOwn(s Setup, mailbox *os.File) *Own {
-	a := &Own{
-		UID: s.User.UID, MinUID: s.MinUID, Mailbox: s.Mailbox, Forwards: s.Forward, Limit: s.CommandTime,
+	return &Own{
+		UID: s.User.UID, MinUID: s.MinUID, Listed: s.Listed, Mailbox: s.Mailbox, Forwards: s.Forward, Limit: s.CommandTime,
 		HostName: s.HostName, Aliases: forward.NewAliasFile(s.Aliases...), AliasUser: s.AliasUser, MailFile: mailbox,
 	}
-	if slices.Contains(s.Listed, s.User.Name) {
-		a.MinUID = 0
-	}
-	return a
 }

@@ -84,8 +84,8 @@ type (
 		Due     int64
 	}
 	readEntry struct {
-		Time, Event, Status, Relay, Reply, Next, DSN, Owner string
-		Recipients                                          []int
+		Time, Event, Status, Relay, Reply, Next, DSN, Owner, Duplicate string
+		Recipients                                                     []int
 	}
 )
 
@@ -353,6 +353,7 @@ func (w *writer) journal() readJournal {
 		{Time: at, Event: spooldir.Queued, Owner: &owner},
 		{Time: at, Event: spooldir.Deferred, Recipients: []int{1, 2, 3, 7, 9, 10}, Status: "4.2.1",
 			Relay: "mx.example[192.0.2.1]:25", Reply: "451 4.2.1 100% \"grün\" #busy #\x01", Next: at.Add(time.Minute)},
+		{Time: at, Event: spooldir.Deferred, Recipients: []int{5}, Status: "4.4.2", Uncertain: true, Next: at.Add(time.Minute)},
 		{Time: at, Event: spooldir.Delivered, Recipients: []int{4}, Status: "2.0.0", Relay: "local", DSN: true},
 		{Time: at, Event: spooldir.Reported, Recipients: []int{4}, Reply: "report"},
 	}
@@ -365,10 +366,10 @@ func (w *writer) journal() readJournal {
 		case 0: // an append that was cut off
 			appendFile(w.t, file, string(entries[1].Encode()[:40]))
 		case 1:
-			line := entries[2].Encode()
+			line := entries[3].Encode()
 			line[3] ^= 1
 			appendFile(w.t, file, string(line)+"\n")
-		case 3: // and another one, that nothing follows
+		case 4: // and another one, that nothing follows
 			appendFile(w.t, file, string(entries[1].Encode()[:40]))
 		}
 	}
@@ -387,6 +388,9 @@ func (w *writer) journal() readJournal {
 		}
 		if e.DSN {
 			x.DSN = "relayed"
+		}
+		if e.Uncertain {
+			x.Duplicate = "possible"
 		}
 		if e.Owner != nil {
 			x.Owner = strconv.Itoa(*e.Owner)

@@ -252,7 +252,7 @@ func (s *mboxSession) restoreTimes() {
 		return
 	}
 	atime, mtime := s.atime, info.ModTime()
-	if s.dirty && !atime.Before(mtime) {
+	if s.dirty && atime.Unix() >= mtime.Unix() { // some compare the seconds only
 		atime = mtime.Add(-time.Second)
 	}
 	times := []unix.Timespec{unix.NsecToTimespec(atime.UnixNano()), unix.NsecToTimespec(mtime.UnixNano())}

@@ -17,8 +17,10 @@ import (
 	"dma/spooldir"
 )
 
-// maxAgents is how many agents live at a time.
-const maxAgents = 16
+const (
+	maxAgents = 16  // at work at a time
+	maxDoomed = 256 // killed, and not gone: hanging in the kernel, on a file system that does not answer
+)
 
 // nobodyUID is that of nobody where no such user is known.
 const nobodyUID = 65534
@@ -46,16 +48,22 @@ type entry struct {
 func (a *agents) reserve(name string, uid int, role agent.Role) (*entry, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	doomed := 0
 	for _, e := range a.live {
 		if e.uid == uid && e.role == role {
 			return nil, agent.ErrBusy
+		}
+		if e.doomed {
+			doomed++
 		}
 	}
 	switch {
 	case a.closing:
 		return nil, errors.New("the service ends")
-	case len(a.live) >= maxAgents:
+	case len(a.live)-doomed >= maxAgents:
 		return nil, fmt.Errorf("%d agents are at work", maxAgents)
+	case doomed >= maxDoomed:
+		return nil, fmt.Errorf("%d agents were killed and do not end", maxDoomed)
 	}
 	e := &entry{name: name, uid: uid, role: role, gone: make(chan struct{})}
 	a.live = append(a.live, e)

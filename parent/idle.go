@@ -6,15 +6,21 @@ import (
 	"time"
 )
 
-// idlePoll is the time between two questions whether a worker is idle, where the
-// service is to end when it is.
+// idlePoll is the least time between two questions whether a worker is idle,
+// where the service is to end when it is; where it has to be idle for long, it is
+// a part of that.
 const idlePoll = 20 * time.Millisecond
+
+// startTries is how often a worker may end before it has begun its work, where
+// the service is to end when there is nothing to do: it would never do it.
+const startTries = 3
 
 // poll asks a worker for its state, more often than for a sign of life.
 func (s *session) poll(ctx context.Context) {
-	clock := s.options().Clock
+	o := s.options()
+	pause := max(o.IdleFor/20, idlePoll)
 	for {
-		over, stop := clock.After(idlePoll)
+		over, stop := o.Clock.After(pause)
 		select {
 		case <-ctx.Done():
 			stop()

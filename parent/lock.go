@@ -26,10 +26,14 @@ func openLocks(runDir string) (*locks, error) {
 		mode os.FileMode
 	}{{runDir, 0o755}, {dir, 0o700}} {
 		err := os.Mkdir(d.path, d.mode)
-		if err == nil {
-			err = os.Chmod(d.path, d.mode) // whatever the umask
+		if errors.Is(err, os.ErrExist) && d.path == dir {
+			continue
 		}
 		if err != nil && !errors.Is(err, os.ErrExist) {
+			return nil, err
+		}
+		// Whatever the umask is, or was when somebody made it.
+		if err := os.Chmod(d.path, d.mode); err != nil {
 			return nil, err
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"sync"
 	"syscall"
+	"time"
 
 	"dma/internal/passwd"
 )
@@ -23,10 +24,13 @@ type parent struct {
 
 	queue, net *worker
 	idle       *idleness
+	cancel     func() // ends Run
 	timing
 
-	mu sync.Mutex
-	o  Options
+	mu     sync.Mutex
+	o      Options
+	alive  time.Time // when Alive was called last
+	failed error     // why Run ends, if nobody asked it to
 }
 
 // Run starts the workers, starts them again when they end, and serves them
@@ -88,7 +92,7 @@ func (p *parent) run(ctx context.Context) error {
 	o := p.options()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	p.idle = newIdleness(o, cancel)
+	p.cancel, p.idle = cancel, newIdleness(o, cancel)
 	var group sync.WaitGroup
 	for _, w := range []*worker{p.queue, p.net} {
 		group.Go(func() { p.supervise(ctx, w) })
@@ -102,7 +106,17 @@ func (p *parent) run(ctx context.Context) error {
 	}
 	group.Wait()
 	p.agents.end(o.Clock, o.Grace, true)
-	return nil
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.failed
+}
+
+// giveUp makes Run end with an error.
+func (p *parent) giveUp(err error) {
+	p.mu.Lock()
+	p.failed = err
+	p.mu.Unlock()
+	p.cancel()
 }
 
 // reload restarts the workers with a new configuration.
@@ -138,10 +152,15 @@ func (p *parent) note(w *worker, ready, answered bool) {
 	w.answered = w.answered || answered
 	isReady := !before && p.queue.ready && p.net.ready
 	isAlive := p.queue.answered && p.net.answered
+	o := p.o
 	if isAlive {
+		// Pings come more often where idleness is asked for.
+		now := o.Clock.Now()
+		if isAlive = now.Sub(p.alive) >= p.ping/2; isAlive {
+			p.alive = now
+		}
 		p.queue.answered, p.net.answered = false, false
 	}
-	o := p.o
 	p.mu.Unlock()
 	if isReady && o.Ready != nil {
 		o.Ready()
@@ -155,6 +174,9 @@ func (p *parent) note(w *worker, ready, answered bool) {
 func (p *parent) forget(w *worker) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if w.unready++; w.ready {
+		w.unready = 0
+	}
 	w.ready, w.answered = false, false
 	p.idle.forget(w)
 }

@@ -39,6 +39,7 @@ type worker struct {
 
 	// Under parent.mu.
 	ready, answered bool
+	unready         int // lives in a row that ended before it was ready
 }
 
 func newWorker(name, role string) *worker {
@@ -78,6 +79,10 @@ func (p *parent) supervise(ctx context.Context, w *worker) {
 		}
 		if errors.Is(err, errReload) {
 			continue
+		}
+		if o.UntilIdle && w.unready >= startTries {
+			p.giveUp(fmt.Errorf("%s: %w", w.name, err))
+			return
 		}
 		if o.Clock.Now().Sub(began) >= p.steady {
 			pause = p.firstPause
@@ -133,7 +138,7 @@ func (p *parent) work(ctx context.Context, w *worker) error {
 
 	// Neither goroutine is waited for: what a worker does to its socket must
 	// not hold this one up.
-	serving, cancel := context.WithCancel(ctx)
+	serving, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	s := &session{parent: p, worker: w, conn: conn, bad: make(chan error, 1)}
 	go s.serve(serving)
@@ -154,7 +159,8 @@ func (p *parent) work(ctx context.Context, w *worker) error {
 	if !errors.Is(err, io.EOF) && !errors.Is(err, errReload) && !errors.Is(err, errStopped) {
 		c.kill()
 	}
-	conn.Close()
+	// The control socket stays open: a worker that ends in good order still gives
+	// its agents up.
 	t.cut()
 	if why := p.await(o, c, err); !errors.Is(why, io.EOF) {
 		return why

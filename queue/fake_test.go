@@ -269,8 +269,7 @@ func (f *fixture) start() {
 		f.t.Fatal(err)
 	}
 	if f.q != nil { // a kill has left its lanes running
-		f.q.forwarding.Wait()
-		f.q.local.Wait()
+		f.q.wait()
 	}
 	f.spool = s
 	f.mu.Lock()
@@ -294,8 +293,17 @@ func (f *fixture) start() {
 	}
 	f.q.forwarding.Run = collect(spooldir.Forwarding)
 	f.q.local.Run = collect(spooldir.Local)
-	f.q.forwarding.Start(context.Background())
-	f.q.local.Start(context.Background())
+	f.q.commands.Run = collect(spooldir.Local)
+	for _, l := range f.q.lanes() {
+		l.Start(context.Background())
+	}
+}
+
+// wait returns when the lanes have nothing in hand.
+func (q *Queue) wait() {
+	for _, l := range q.lanes() {
+		l.Wait()
+	}
 }
 
 // writeAliases replaces the aliases.
@@ -385,8 +393,7 @@ func (f *fixture) handle(state spooldir.State, name spooldir.Name) (time.Time, e
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	again, err := f.handler(state)(ctx, name)
-	f.q.forwarding.Wait()
-	f.q.local.Wait()
+	f.q.wait()
 	return again, err
 }
 

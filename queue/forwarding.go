@@ -9,17 +9,19 @@ import (
 	"dma/forward"
 	"dma/internal/passwd"
 	"dma/spooldir"
+	"dma/states"
 )
 
 // handleForwarding lines the recipients of a message up by user: one user's
 // trouble with a .forward delays no one else.
 func (q *Queue) handleForwarding(ctx context.Context, name spooldir.Name) (time.Time, error) {
-	return time.Time{}, q.lineUp(ctx, spooldir.Forwarding, name, q.forwarding.Add)
+	lanes := func(*spooldir.Recipient) *states.Lanes[spooldir.Name] { return q.forwarding }
+	return time.Time{}, q.lineUp(ctx, spooldir.Forwarding, name, lanes)
 }
 
 // lineUp adds the recipients of a message that stand in state to the lanes of
 // their users.
-func (q *Queue) lineUp(ctx context.Context, state spooldir.State, name spooldir.Name, add func(key string, id any, item spooldir.Name)) error {
+func (q *Queue) lineUp(ctx context.Context, state spooldir.State, name spooldir.Name, lanes func(*spooldir.Recipient) *states.Lanes[spooldir.Name]) error {
 	m, numbers, err := q.take(ctx, state, name)
 	if m == nil {
 		return err
@@ -44,7 +46,7 @@ func (q *Queue) lineUp(ctx context.Context, state spooldir.State, name spooldir.
 				continue
 			}
 			file := m.Name(n)
-			add(u.Name, file.String(), file)
+			lanes(&m.Recipients[n-1]).Add(u.Name, file.String(), file)
 		}
 	}
 	return q.settle(m, state, results)

@@ -1,10 +1,11 @@
 package queue
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"sort"
+	"slices"
 	"strings"
 	"time"
 
@@ -12,11 +13,19 @@ import (
 	"dma/internal/address"
 	"dma/localwriter"
 	"dma/spooldir"
+	"dma/states"
 )
 
-// handleLocal lines the recipients of a message up by user.
+// handleLocal lines the recipients of a message up by user. Commands have lanes
+// of their own: they may take long, and where many users' do, mailboxes are
+// written all the same.
 func (q *Queue) handleLocal(ctx context.Context, name spooldir.Name) (time.Time, error) {
-	return time.Time{}, q.lineUp(ctx, spooldir.Local, name, q.local.Add)
+	return time.Time{}, q.lineUp(ctx, spooldir.Local, name, func(r *spooldir.Recipient) *states.Lanes[spooldir.Name] {
+		if r.Kind == spooldir.Command {
+			return q.commands
+		}
+		return q.local
+	})
 }
 
 // runLocal has a batch of recipients of one user delivered.
@@ -75,9 +84,7 @@ func (q *Queue) runLocal(ctx context.Context, user string, names []spooldir.Name
 	if len(jobs) == 0 {
 		return
 	}
-	// What may have been cut off comes first: a torn end of a mailbox can be
-	// mended only while nothing stands behind it.
-	sort.SliceStable(jobs, func(i, j int) bool { return jobs[i].Message.Suspect && !jobs[j].Message.Suspect })
+	slices.SortStableFunc(jobs, inTurn)
 	next := 0
 	q.agent.Deliver(ctx, u, jobs, func(job *agent.Job) {
 		// In the order of jobs, each as soon as it is decided: a command that
@@ -95,6 +102,19 @@ func (q *Queue) runLocal(ctx context.Context, user string, names []spooldir.Name
 	if next != len(jobs) {
 		q.trouble(spooldir.Local, names[0], fmt.Errorf("the agent of %s answered for %d of %d recipients", u.Name, next, len(jobs)))
 	}
+}
+
+// inTurn orders the jobs of a batch. What may have been cut off comes first: a torn
+// end of a mailbox can be mended only while nothing stands behind it. What goes to
+// one place stands together: an agent writes that with one sync.
+func inTurn(a, b *agent.Job) int {
+	switch {
+	case a.Message.Suspect && !b.Message.Suspect:
+		return -1
+	case !a.Message.Suspect && b.Message.Suspect:
+		return 1
+	}
+	return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Target, b.Target), cmp.Compare(a.Source, b.Source), cmp.Compare(a.Detail, b.Detail))
 }
 
 // job makes the order to deliver recipient n.

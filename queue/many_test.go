@@ -42,7 +42,7 @@ func TestManyRecipients(t *testing.T) {
 		to = append(to, name)
 	}
 	f.q.clock = states.SystemClock{}
-	f.q.forwarding.Run, f.q.local.Run = f.q.runForwarding, f.q.runLocal
+	f.q.forwarding.Run, f.q.local.Run, f.q.commands.Run = f.q.runForwarding, f.q.runLocal, f.q.runLocal
 	f.send("s@remote.test", to...)
 
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)

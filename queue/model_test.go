@@ -593,8 +593,7 @@ func (w *world) recovers() {
 	if err := w.q.recover(context.Background()); err != nil {
 		w.complain("recovery: %v", err)
 	}
-	w.q.forwarding.Wait()
-	w.q.local.Wait()
+	w.q.wait()
 	w.batchesW = append(w.batchesW, w.take()...)
 }
 

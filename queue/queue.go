@@ -56,7 +56,8 @@ type Queue struct {
 	watcher *spooldir.Watcher
 
 	forwarding *states.Lanes[spooldir.Name]
-	local      *states.Lanes[spooldir.Name]
+	local      *states.Lanes[spooldir.Name] // mailboxes and files
+	commands   *states.Lanes[spooldir.Name] // of users and of the aliases
 	loops      []*states.Loop
 
 	mu         sync.Mutex
@@ -77,7 +78,8 @@ type Queue struct {
 const (
 	parallelMessages = 8
 	parallelForwards = 4  // .forward files being read, of as many users
-	parallelAgents   = 12 // other agents; together 16
+	parallelAgents   = 12 // users whose mailboxes and files are written
+	parallelCommands = 8  // users whose commands run: of 16 agents 8 never have any
 	agentBatch       = 64 // messages an agent gets at a time
 	laneItems        = 20000
 )
@@ -112,18 +114,17 @@ func New(o Options) *Queue {
 		told: make(troubles), removed: make(map[string]bool),
 	}
 	q.mover = states.NewMover(o.Spool, states.Queue, o.Syncer, q.moved)
-	q.forwarding = &states.Lanes[spooldir.Name]{
-		PerKey: 1, Total: parallelForwards, Batch: agentBatch, Most: laneItems,
-		Run:      q.runForwarding,
-		Spare:    func() { q.bell(spooldir.Forwarding).RingAll() },
-		Panicked: q.panicked(spooldir.Forwarding),
+	lanes := func(state spooldir.State, total int, run func(context.Context, string, []spooldir.Name)) *states.Lanes[spooldir.Name] {
+		return &states.Lanes[spooldir.Name]{
+			PerKey: 1, Total: total, Batch: agentBatch, Most: laneItems,
+			Run:      run,
+			Spare:    func() { q.bell(state).RingAll() },
+			Panicked: q.panicked(state),
+		}
 	}
-	q.local = &states.Lanes[spooldir.Name]{
-		PerKey: 1, Total: parallelAgents, Batch: agentBatch, Most: laneItems,
-		Run:      q.runLocal,
-		Spare:    func() { q.bell(spooldir.Local).RingAll() },
-		Panicked: q.panicked(spooldir.Local),
-	}
+	q.forwarding = lanes(spooldir.Forwarding, parallelForwards, q.runForwarding)
+	q.local = lanes(spooldir.Local, parallelAgents, q.runLocal)
+	q.commands = lanes(spooldir.Local, parallelCommands, q.runLocal)
 	handlers := map[spooldir.State]func(context.Context, spooldir.Name) (time.Time, error){
 		spooldir.New: q.handleNew, spooldir.Forwarding: q.handleForwarding, spooldir.Local: q.handleLocal,
 		spooldir.Tempfail: q.handleTempfail, spooldir.Permfail: q.handlePermfail, spooldir.Sent: q.handleSent,
@@ -139,7 +140,7 @@ func New(o Options) *Queue {
 		case spooldir.Forwarding:
 			l.Also = q.forwarding.Busy
 		case spooldir.Local:
-			l.Also = q.local.Busy
+			l.Also = func() bool { return q.local.Busy() || q.commands.Busy() }
 		case spooldir.Tempfail:
 			l.Flush = q.flush
 		}
@@ -155,8 +156,9 @@ func (q *Queue) bell(state spooldir.State) *spooldir.Bell { return q.watcher.Bel
 // Run works until ctx ends and everything in hand is put down.
 func (q *Queue) Run(ctx context.Context) error {
 	q.stopping = ctx.Done()
-	q.forwarding.Start(ctx)
-	q.local.Start(ctx)
+	for _, l := range q.lanes() {
+		l.Start(ctx)
+	}
 	if err := q.recover(ctx); err != nil {
 		return err
 	}
@@ -166,9 +168,14 @@ func (q *Queue) Run(ctx context.Context) error {
 	}
 	group.Go(func() { q.housekeeping(ctx) })
 	group.Wait()
-	q.forwarding.Wait()
-	q.local.Wait()
+	for _, l := range q.lanes() {
+		l.Wait()
+	}
 	return nil
+}
+
+func (q *Queue) lanes() []*states.Lanes[spooldir.Name] {
+	return []*states.Lanes[spooldir.Name]{q.forwarding, q.local, q.commands}
 }
 
 // Ringing makes steps into a state ring a bell in the same process.

@@ -299,6 +299,8 @@ func decided(ctx context.Context, numbers []int, outcomes []smarthost.Outcome) (
 type verdict struct {
 	entry spooldir.Entry
 	to    spooldir.State
+
+	duplicate bool // the peer may have the message twice
 }
 
 // settle records outcomes and moves the recipients. An outcome is a line in
@@ -321,6 +323,7 @@ func (r *Relay) settle(m *spooldir.Message, journal *spooldir.Journal, numbers [
 		v := r.decide(m, journal, n, &outcomes[i], now)
 		goals[i] = v.to
 		entries = spooldir.Merge(entries, v.entry)
+		v.duplicate = outcomes[i].Uncertain || outcomes[i].Verdict == smarthost.Sent && journal.Uncertain(n)
 		r.logAttempt(m, n, &v, &outcomes[i], start)
 	}
 	for i := range entries {
@@ -371,7 +374,7 @@ func (r *Relay) decide(m *spooldir.Message, journal *spooldir.Journal, n int, o 
 	case smarthost.Permfail:
 		v.to, v.entry.Event = spooldir.Permfail, spooldir.Failed
 	default:
-		v.to, v.entry.Event = spooldir.Tempfail, spooldir.Deferred
+		v.to, v.entry.Event, v.entry.Uncertain = spooldir.Tempfail, spooldir.Deferred, o.Uncertain
 		if o.Refused {
 			v.entry.Event = spooldir.Refused
 		}
@@ -385,7 +388,7 @@ func (r *Relay) logAttempt(m *spooldir.Message, n int, v *verdict, o *smarthost.
 	rcpt := &m.Recipients[n-1]
 	d := maillog.Delivery{
 		ID: m.ID, N: n, From: m.Sender, To: rcpt.Address, OrigTo: rcpt.Original, Relay: o.Relay, TLS: o.TLS,
-		Delay: v.entry.Time.Sub(m.Arrival), DSN: v.entry.Status, Reply: v.entry.Reply, Next: v.entry.Next,
+		Delay: v.entry.Time.Sub(m.Arrival), DSN: v.entry.Status, Reply: v.entry.Reply, Next: v.entry.Next, Duplicate: v.duplicate,
 		Delays: maillog.Delays{Queue: start.Sub(m.Arrival), Transfer: v.entry.Time.Sub(start)},
 	}
 	switch v.to {

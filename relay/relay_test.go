@@ -72,6 +72,8 @@ func byAddress(r smarthost.Recipient) smarthost.Outcome {
 		o.Verdict, o.Reply = smarthost.Permfail, smtp.SMTPError{Code: 550, EnhancedCode: smtp.EnhancedCode{5, 1, 1}, Message: "never"}
 	case strings.HasPrefix(r.Address, "rest"):
 		o.Verdict, o.Refused, o.Relay, o.Reply = smarthost.Tempfail, true, "", smtp.SMTPError{Message: "left alone"}
+	case strings.HasPrefix(r.Address, "unsure"):
+		o.Verdict, o.Uncertain, o.Reply = smarthost.Tempfail, true, smtp.SMTPError{Message: "no answer"}
 	default:
 		o.Verdict, o.Reply = smarthost.Later, smtp.SMTPError{Message: "nothing said"}
 	}
@@ -259,6 +261,43 @@ func TestSorting(t *testing.T) {
 	// What one reply decides has one line.
 	if len(j.Entries) != 6 {
 		t.Errorf("%d lines: %+v", len(j.Entries), j.Entries)
+	}
+}
+
+// TestPossibleDuplicate: what was sent and not answered is tried again, and said to
+// be a possible duplicate: by the attempt that got no answer, and by the one that
+// hands the message over once more. One that fails before that says nothing.
+func TestPossibleDuplicate(t *testing.T) {
+	f := newFixture(t)
+	var said []string
+	f.on = func(event string, attrs map[string]string) {
+		if event == maillog.EventDelivery {
+			said = append(said, attrs["n"]+" "+attrs["status"]+" "+attrs["duplicate"])
+		}
+	}
+	names := f.remote("unsure@x.test", "ok@x.test")
+	f.handle(names[0])
+	f.d.answer = func(r smarthost.Recipient) smarthost.Outcome {
+		r.Address = "defer"
+		return byAddress(r)
+	}
+	again := func() {
+		f.move(names[0], spooldir.Tempfail, spooldir.Remote)
+		f.handle(names[0])
+	}
+	again()
+	f.d.answer = func(r smarthost.Recipient) smarthost.Outcome {
+		r.Address = "ok"
+		return byAddress(r)
+	}
+	again()
+	want := []string{"1 deferred possible", "2 sent ", "1 deferred ", "1 sent possible"}
+	if !slices.Equal(said, want) {
+		t.Errorf("logged %q, want %q", said, want)
+	}
+	j := f.journal(names[0].ID)
+	if !j.Uncertain(1) || j.Uncertain(2) || !j.Delivered(1) {
+		t.Errorf("journal %+v", j.Entries)
 	}
 }
 

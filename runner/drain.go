@@ -20,8 +20,10 @@ func runDrain(c *call) error {
 	if err := c.noArguments("drain"); err != nil {
 		return err
 	}
-	if separated(c.config.SpoolDir) {
-		return c.runParent("drain", 0)
+	if ids, err := separated(c.config.SpoolDir); err != nil {
+		return err
+	} else if ids != nil {
+		return c.drainSeparated(ids)
 	}
 	s, err := c.open()
 	if err != nil {
@@ -149,6 +151,18 @@ func committed(s *spooldir.Spool) (map[string]bool, error) {
 func runFlush(c *call) error {
 	if err := c.noArguments("flush"); err != nil {
 		return err
+	}
+	if ids, err := separated(c.config.SpoolDir); err != nil {
+		return err
+	} else if ids != nil {
+		s, err := spooldir.Open(c.config.SpoolDir)
+		if err == nil {
+			err = s.RequestFlush()
+		}
+		if err != nil {
+			return fmt.Errorf("flush: %w", err)
+		}
+		return c.drainSeparated(ids)
 	}
 	s, err := c.open()
 	if err != nil {

@@ -6,8 +6,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 
+	"dma/internal/config"
 	"dma/spooldir"
 )
 
@@ -56,4 +58,14 @@ func become(s *spooldir.Spool) error {
 		return fmt.Errorf("become uid %d: the process kept its rights", owner)
 	}
 	return nil
+}
+
+// listed returns the users below MINUID for whom more is done than their mailbox
+// is written: those of FORWARDUSERS, and ALIASUSER, whose are commands and files
+// in any case.
+func listed(c *config.Config) []string {
+	if c.AliasUser == "" || slices.Contains(c.ForwardUsers, c.AliasUser) {
+		return c.ForwardUsers
+	}
+	return append(slices.Clone(c.ForwardUsers), c.AliasUser)
 }

@@ -7,12 +7,14 @@ import (
 	"io"
 	"io/fs"
 	"iter"
+	"path/filepath"
 	"sort"
 	"strings"
 	"time"
 	"unicode"
 
 	"dma/internal/door"
+	"dma/smarthost"
 	"dma/spooldir"
 )
 
@@ -47,10 +49,14 @@ func runMailq(c *call) error {
 		asJSON = true
 	}
 	var list []waiting
+	// The file may be the net process's alone: it is read before root becomes
+	// another user. Who is not told of the whole queue is not told of this either.
+	refused, _ := smarthost.ReadRefusals(filepath.Join(c.config.SpoolDir, spooldir.LockDir, spooldir.LoginsFile))
 	s, err := c.open()
 	if err == nil {
 		list, err = listQueue(s)
 	} else {
+		refused = nil
 		err = c.byDoor(err, func(client door.Client) error {
 			return client.List(func(entry []byte) error {
 				var w waiting
@@ -74,7 +80,10 @@ func runMailq(c *call) error {
 		}
 		return nil
 	}
-	return printQueue(c.stdio.Out, list)
+	if err := printQueue(c.stdio.Out, list); err != nil {
+		return err
+	}
+	return printRefused(c.stdio.Out, refused, time.Now())
 }
 
 // byDoor lets the service do, over its socket, what this process may not do on
@@ -255,6 +264,21 @@ func printQueue(w io.Writer, list []waiting) error {
 	}
 	if len(list) > 0 {
 		fmt.Fprintf(&b, "-- %s in %s for %s\n", octets(size), count(messages, "message"), count(len(list), "recipient"))
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// printRefused prints which logins relays have refused and are not tried now: that
+// is why mail waits which has not been tried.
+func printRefused(w io.Writer, refused []smarthost.Refusal, now time.Time) error {
+	var b strings.Builder
+	for _, r := range refused {
+		if !now.Before(r.Until) {
+			continue
+		}
+		fmt.Fprintf(&b, "login of %s refused by %s %s, last at %s; not tried before %s\n               %s\n",
+			printable(r.Login), printable(r.Relay), count(r.Times, "time"), r.At.Local().Format(time.DateTime), r.Until.Local().Format(time.DateTime), printable(r.Reason))
 	}
 	_, err := io.WriteString(w, b.String())
 	return err

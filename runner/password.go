@@ -1,24 +1,14 @@
 package runner
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
-	"strings"
-	"syscall"
-	"time"
 
 	"dma/internal/config"
 	"dma/internal/passwd"
-)
-
-// The bounds of PASSWORDCMD.
-const (
-	passwordTime = 30 * time.Second
-	passwordSize = 64 << 10 // octets of output; tokens are long
+	"dma/parent"
 )
 
 // passwordCommand returns what asks PASSWORDCMD for a secret, nil if there is no
@@ -33,7 +23,7 @@ func passwordCommand(c *config.Config, users passwd.Source) func(ctx context.Con
 		if err != nil {
 			return "", err
 		}
-		return askPassword(ctx, c.PasswordCmd, owner.Home, user, host)
+		return parent.Ask(ctx, parent.Question{Command: c.PasswordCmd, Login: user, Host: host, Home: owner.Home})
 	}
 }
 
@@ -58,36 +48,4 @@ func tokenUser(ctx context.Context, c *config.Config, users passwd.Source, uid i
 		return u, fmt.Errorf("the home of uid %d: %w", uid, err)
 	}
 	return u, nil
-}
-
-// askPassword runs a command and returns the first line that it prints. No
-// error holds anything of its output, which may be part of a secret.
-func askPassword(ctx context.Context, command, home, user, host string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, passwordTime)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", command)
-	cmd.Env = []string{"PATH=/usr/local/bin:/usr/bin:/bin", "LOGIN=" + user, "HOST=" + host}
-	if home != "" {
-		cmd.Env = append(cmd.Env, "HOME="+home)
-	}
-	cmd.Dir = "/"
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	cmd.WaitDelay = time.Second
-	var out bytes.Buffer
-	cmd.Stdout = &limited{w: &out, room: passwordSize}
-	// A command that has left a process behind, as one that starts an agent, which
-	// holds its output open, has said what it had to say.
-	if err := cmd.Run(); err != nil && !errors.Is(err, exec.ErrWaitDelay) {
-		if ctx.Err() != nil {
-			err = ctx.Err()
-		}
-		return "", err
-	}
-	line, _, _ := strings.Cut(out.String(), "\n")
-	line = strings.TrimSuffix(line, "\r")
-	if line == "" {
-		return "", errors.New("it printed nothing")
-	}
-	return line, nil
 }

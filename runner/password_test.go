@@ -66,7 +66,9 @@ func TestPasswordCommandHome(t *testing.T) {
 // output open.
 func TestPasswordCommandChild(t *testing.T) {
 	file := t.TempDir() + "/pid"
-	got, err := askPassword(context.Background(), "sleep 300 & echo $! >"+file+"; echo secret", "", "me", "h")
+	c := config.Default()
+	c.PasswordCmd = "sleep 300 & echo $! >" + file + "; echo secret"
+	got, err := passwordCommand(c, passwd.System())(context.Background(), "me", "h")
 	if got != "secret" || err != nil {
 		t.Errorf("%q, %v", got, err)
 	}

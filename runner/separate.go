@@ -1,14 +1,16 @@
 package runner
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
+	"maps"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -23,19 +25,27 @@ import (
 	"dma/spooldir"
 )
 
-// runDir is the folder of the parent's locks and of the second door.
-const runDir = "/run/dma"
-
-// separated reports whether the service of a spool has to be separated: it is
-// started as root, and the spool is one that all users share. It looks at no more
-// than what root may look at who has given up the right to pass closed doors.
-func separated(path string) bool {
-	info, err := os.Stat(path)
-	if err != nil || os.Geteuid() != 0 {
-		return false
+// separated returns the accounts of the workers where the service of a spool has
+// to be separated, else nil: it is started as root, and the spool is the one that
+// all users share. It looks at no more than what root may look at who has given
+// up the right to pass closed doors.
+func separated(path string) (*spooldir.Identities, error) {
+	if os.Geteuid() != 0 {
+		return nil, nil
+	}
+	info, err := os.Lstat(path)
+	if err != nil {
+		return nil, nil // who opens it says so
 	}
 	st, ok := info.Sys().(*syscall.Stat_t)
-	return ok && st.Uid != 0 && info.Mode().Perm()&0o010 != 0
+	if !ok || st.Uid == 0 || info.Mode().Perm()&0o010 == 0 {
+		return nil, nil
+	}
+	ids, err := identities()
+	if err != nil || ids.QueueUID != int(st.Uid) {
+		return nil, err
+	}
+	return &ids, nil
 }
 
 // onDemandIdle is how long a service that was started for what there is to do
@@ -49,68 +59,108 @@ type workerSetup struct {
 	Door    bool   // the queue process serves the second door
 }
 
-// runParent is the parent of separated workers. Until ends it when there has been
-// nothing to do for that long; a negative one does not.
-func (c *call) runParent(purpose string, until time.Duration) error {
-	log := logTo(c.stdio.Err)
-	ids, err := identities()
-	if err != nil {
+// runSeparated is the service of a spool that all users share, until a signal
+// ends it, or, if until is not negative, until there has been nothing to do for
+// that long.
+func (c *call) runSeparated(ids *spooldir.Identities, until time.Duration) error {
+	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer cancel()
+	if err := beSubmitter(ids); err != nil {
 		return err
 	}
-	lock, holder, err := lockParent(purpose)
+	lock, err := c.lockParent(ctx, "service")
 	if err != nil {
 		return err
 	}
 	if lock == nil {
-		if purpose == "drain" {
-			return nil // who holds it does the work
-		}
-		return exitf(exitTempfail, "spool %s: another dma-runner (%s) serves it; stop that first", c.config.SpoolDir, holder)
+		return exitf(exitTempfail, "spool %s: another dma-runner serves it; stop that first", c.config.SpoolDir)
 	}
 	defer lock.Close()
-	if c.config.Users != "" {
-		log.ConfigProblem(c.config.File, 0, "USERS has no effect where users are served under their own uids")
-	}
+	log := logTo(c.stdio.Err)
 	manager, err := notify.Connect(os.Getenv, os.Getpid())
 	if err != nil {
 		log.ConfigProblem("environment", 0, err.Error())
 	}
-	setup := workerSetup{Config: c.config, Purpose: purpose, Door: purpose == "service"}
+	setup := workerSetup{Config: c.config, Purpose: "service", Door: true}
 	options, err := c.parentOptions(setup, ids, log)
 	if err != nil {
 		return err
 	}
 	options.UntilIdle, options.IdleFor = until >= 0, max(until, 0)
-	if purpose == "service" {
-		if options.Door, err = listenSocket(c.config); err != nil {
+	if options.Door, err = listenSocket(c.config); err != nil {
+		return err
+	}
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	options.Hangup = hangup
+	// What the manager is told is for people and for its watchdog: that it can't
+	// be told stops nothing.
+	options.Ready = func() { _ = manager.Ready() }
+	options.Alive = func() { _ = manager.Alive() }
+	options.Reload = func() (parent.Options, error) {
+		_ = manager.Reloading()
+		conf, err := load(c.file, c.stdio)
+		if err == nil {
+			setup.Config = conf
+			var o parent.Options
+			if o, err = c.parentOptions(setup, ids, log); err == nil {
+				return o, nil
+			}
+		}
+		_ = manager.Ready() // with what there was
+		return parent.Options{}, err
+	}
+	context.AfterFunc(ctx, func() { _ = manager.Stopping() })
+	return c.runParent(ctx, log, setup.Purpose, options)
+}
+
+// drainSeparated delivers what is due in a spool that all users share, and ends.
+// It waits for another drain, and looks once more after it has let go: a submitter
+// that saw the lock held starts no drain of its own.
+func (c *call) drainSeparated(ids *spooldir.Identities) error {
+	ctx, cancel := stopped()
+	defer cancel()
+	if err := beSubmitter(ids); err != nil {
+		return err
+	}
+	// Root can list it now, and no more when the parent has given up its rights.
+	fresh, err := os.Open(filepath.Join(c.config.SpoolDir, string(spooldir.New)))
+	if err != nil {
+		return err
+	}
+	defer fresh.Close()
+	log := logTo(c.stdio.Err)
+	setup := workerSetup{Config: c.config, Purpose: "drain"}
+	stuck := make(map[string]bool) // ids that a whole run has left in new
+	for {
+		lock, err := c.lockParent(ctx, setup.Purpose)
+		if lock == nil {
 			return err
 		}
-		hangup := make(chan os.Signal, 1)
-		signal.Notify(hangup, syscall.SIGHUP)
-		options.Hangup = hangup
-		options.Reload = func() (parent.Options, error) {
-			_ = manager.Reloading()
-			conf, err := load(c.file, c.stdio)
-			if err == nil {
-				setup.Config = conf
-				var o parent.Options
-				if o, err = c.parentOptions(setup, ids, log); err == nil {
-					return o, nil
-				}
-			}
-			_ = manager.Ready() // with what there was
-			return parent.Options{}, err
+		options, err := c.parentOptions(setup, ids, log)
+		if err == nil {
+			options.UntilIdle = true
+			err = c.runParent(ctx, log, setup.Purpose, options)
 		}
-		// What the manager is told is for people and for its watchdog: that it
-		// can't be told stops nothing.
-		options.Ready = func() { _ = manager.Ready() }
-		options.Alive = func() { _ = manager.Alive() }
+		lock.Close()
+		if err != nil || ctx.Err() != nil {
+			return err
+		}
+		left, err := spooldir.CommittedIn(fresh)
+		if err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(slices.Collect(maps.Keys(left)), func(id string) bool { return !stuck[id] }) {
+			return nil
+		}
+		stuck = left
 	}
-	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	defer cancel()
-	context.AfterFunc(ctx, func() { _ = manager.Stopping() })
+}
+
+// runParent is the parent of separated workers, until they are idle or ctx ends.
+func (c *call) runParent(ctx context.Context, log *maillog.Log, purpose string, options parent.Options) error {
 	log.Started(purpose, os.Getpid(), c.config.SpoolDir)
-	err = parent.Run(ctx, options)
+	err := parent.Run(ctx, options)
 	reason := "nothing more is due"
 	if ctx.Err() != nil {
 		reason = "asked to stop"
@@ -119,9 +169,21 @@ func (c *call) runParent(purpose string, until time.Duration) error {
 	return err
 }
 
+// beSubmitter gives this process the one group that passes the door of the spool:
+// it has not, or will not have for long, root's right to pass closed ones.
+func beSubmitter(ids *spooldir.Identities) error {
+	if err := syscall.Setgroups([]int{ids.SubmitGID}); err != nil {
+		return fmt.Errorf("setgroups: %w", err)
+	}
+	return nil
+}
+
 // parentOptions are those that follow from the configuration.
-func (c *call) parentOptions(worker workerSetup, ids spooldir.Identities, log *maillog.Log) (parent.Options, error) {
+func (c *call) parentOptions(worker workerSetup, ids *spooldir.Identities, log *maillog.Log) (parent.Options, error) {
 	conf := worker.Config
+	if conf.Users != "" {
+		log.ConfigProblem(conf.File, 0, "USERS has no effect where users are served under their own uids")
+	}
 	setup, err := json.Marshal(worker)
 	if err != nil {
 		return parent.Options{}, err
@@ -140,39 +202,51 @@ func (c *call) parentOptions(worker workerSetup, ids spooldir.Identities, log *m
 	return parent.Options{
 		Queue: account(ids.QueueUID, ids.QueueGID), Net: account(ids.NetUID, ids.NetGID),
 		QueueSetup: setup, NetSetup: setup, Env: env,
-		RunDir: runDir, Users: passwd.System(), Log: log,
+		RunDir: config.RunDir, Users: passwd.System(), Log: log,
 		Agent: agent.Setup{
 			HostName: host, Mailbox: conf.Mailbox, Forward: conf.Forward, CommandTime: conf.CommandTime,
-			MinUID: conf.MinUID, Aliases: conf.Aliases, AliasUser: conf.AliasUser,
+			MinUID: conf.MinUID, Listed: listed(conf), Aliases: conf.Aliases, AliasUser: conf.AliasUser,
 		},
 		PasswordCmd: conf.PasswordCmd, TokenUser: conf.TokenUser,
 	}, nil
 }
 
-// lockParent takes the place of the one parent of this machine. Where another has
-// it the lock is nil, and holder is what that one does.
-func lockParent(purpose string) (lock *os.File, holder string, err error) {
-	if err := os.Mkdir(runDir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
-		return nil, "", err
-	}
-	f, err := os.OpenFile(filepath.Join(runDir, "parent.lock"), os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
+// lockParent takes the place of the one parent of the spool. It waits for a drain,
+// which ends by itself. Where a service has the place, or ctx ends, the lock is
+// nil; that is no error.
+func (c *call) lockParent(ctx context.Context, purpose string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(c.config.SpoolDir, spooldir.LockDir, "parent"), os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
-	switch err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); {
-	case errors.Is(err, syscall.EWOULDBLOCK):
-		defer f.Close()
+	begun := time.Now()
+	for {
+		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			if f.Truncate(0) == nil { // for those who wait, and for people
+				_, _ = f.WriteAt([]byte(fmt.Sprintf("%s %d\n", purpose, os.Getpid())), 0)
+			}
+			return f, nil
+		}
+		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
+			f.Close()
+			return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
+		}
 		var b [32]byte
-		n, _ := f.Read(b[:]) // for people
-		return nil, strings.TrimSpace(string(b[:n])), nil
-	case err != nil:
-		f.Close()
-		return nil, "", fmt.Errorf("lock %s: %w", f.Name(), err)
+		n, _ := f.ReadAt(b[:], 0)
+		holder, _, _ := strings.Cut(string(b[:n]), " ")
+		// A service may be about to end.
+		if holder == "service" && time.Since(begun) >= serviceEnding {
+			f.Close()
+			return nil, nil
+		}
+		select {
+		case <-ctx.Done():
+			f.Close()
+			return nil, nil
+		case <-time.After(lockPoll):
+		}
 	}
-	if f.Truncate(0) == nil {
-		fmt.Fprintf(f, "%s %d\n", purpose, os.Getpid())
-	}
-	return f, "", nil
 }
 
 // listenSocket returns the socket of the second door: the one that the service
@@ -183,7 +257,8 @@ func listenSocket(conf *config.Config) (*os.File, error) {
 		return nil, err
 	}
 	if len(sockets) == 0 {
-		return door.Listen(conf.Door())
+		// There is one such service on a host, whatever file it is configured by.
+		return door.Listen(cmp.Or(conf.Door(), config.DefaultSocket))
 	}
 	for _, s := range sockets[1:] {
 		s.File.Close()

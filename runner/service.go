@@ -170,7 +170,7 @@ func assemble(c *config.Config, s *spooldir.Spool, log *maillog.Log) (*service, 
 		}
 	}
 	own := &agent.Own{
-		UID: os.Geteuid(), Any: any, MinUID: c.MinUID, Mailbox: c.Mailbox, Forwards: c.Forward,
+		UID: os.Geteuid(), Any: any, MinUID: c.MinUID, Listed: listed(c), Mailbox: c.Mailbox, Forwards: c.Forward,
 		Limit: c.CommandTime, HostName: v.host, Aliases: aliases, AliasUser: aliasUser,
 	}
 	v.relay = v.newRelay(passwordCommand(c, source))
@@ -274,12 +274,16 @@ func runService(c *call) error {
 		}
 		onDemand = true
 	}
-	if separated(c.config.SpoolDir) {
+	ids, err := separated(c.config.SpoolDir)
+	if err != nil {
+		return err
+	}
+	if ids != nil {
 		until := time.Duration(-1)
 		if onDemand {
 			until = onDemandIdle
 		}
-		return c.runParent("service", until)
+		return c.runSeparated(ids, until)
 	}
 	if onDemand {
 		return exitf(exitUsage, "run --on-demand is for a spool that all users share; for one that a single uid serves, use: dma-runner drain")

@@ -119,7 +119,7 @@ func (c *call) verifier(ctx context.Context) (*verifier, error) {
 	if v.aliases, _, err = forward.LoadAliases(c.config.Aliases...); err != nil {
 		return nil, err
 	}
-	v.own = &agent.Own{UID: v.owner, Any: any, MinUID: c.config.MinUID, Forwards: c.config.Forward}
+	v.own = &agent.Own{UID: v.owner, Any: any, MinUID: c.config.MinUID, Listed: listed(c.config), Forwards: c.config.Forward}
 	if !v.known {
 		v.own.UID = v.caller
 	}

@@ -134,7 +134,7 @@ func runQueueRole() error {
 	h := newHalf(c, w.spool, w.log, queue.States()...)
 	defer h.watcher.Close()
 	agents := agent.NewRemote(agent.RemoteOptions{
-		Starter: w.client, Mailbox: c.Mailbox, MinUID: c.MinUID, CommandTime: c.CommandTime, Clock: h.clock,
+		Starter: w.client, Mailbox: c.Mailbox, MinUID: c.MinUID, Listed: listed(c), CommandTime: c.CommandTime, Clock: h.clock,
 		Trouble: func(user string, role agent.Role, err error) {
 			w.log.WorkerTrouble("agent", fmt.Errorf("%s of %s: %w", role, user, err))
 		},

@@ -1,12 +1,15 @@
 package smarthost
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"dma/internal/smtptest"
@@ -124,4 +127,85 @@ func TestPanicInHop(t *testing.T) {
 	if v := caught(func() { router.Deliver(t.Context(), good, func([]int, []Outcome) { panic("done") }) }); v != "done" {
 		t.Errorf("of the caller: %v", v)
 	}
+}
+
+// panicsAt is content that can be read once from its beginning, and panics then.
+type panicsAt struct {
+	io.ReaderAt
+	v     any
+	begun atomic.Int32
+}
+
+func (p *panicsAt) ReadAt(b []byte, off int64) (int, error) {
+	if off == 0 && p.begun.Add(1) > 1 {
+		panic(p.v)
+	}
+	return p.ReaderAt.ReadAt(b, off)
+}
+
+// dotPanics is a connection that panics when the final dot has been written.
+type dotPanics struct{ net.Conn }
+
+func (c dotPanics) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	if bytes.HasSuffix(b, []byte("\r\n.\r\n")) {
+		panic("no such thing")
+	}
+	return n, err
+}
+
+// TestPanicInWriter: a panic in the goroutine that writes a message is one of the
+// transaction. If the final dot may be with the peer, the outcome says so.
+func TestPanicInWriter(t *testing.T) {
+	for _, tt := range []struct {
+		name      string
+		lmtp, dot bool
+	}{{name: "content"}, {name: "dot", dot: true}, {name: "lmtp", lmtp: true}, {name: "lmtp dot", lmtp: true, dot: true}} {
+		t.Run(tt.name, func(t *testing.T) {
+			first := true
+			sink, dial := sinkHosts(t, smtptest.SinkOptions{LMTP: tt.lmtp})
+			cfg := Config{
+				Name: "client.example", Hosts: []Host{{Name: "a.example", Port: 25}}, Concurrency: 1, LMTP: tt.lmtp,
+				Resolver: fakeResolver{"a.example": {"192.0.2.1"}},
+				Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
+					c, err := dial(ctx, network, addr)
+					if first && tt.dot && err == nil {
+						c = dotPanics{c}
+					}
+					first = false
+					return c, err
+				},
+			}
+			r := New(cfg)
+			defer r.Close()
+			m := testMessage(0, "a@x", "b@x")
+			if !tt.dot {
+				m.Content = &panicsAt{ReaderAt: m.Content, v: "no such thing"}
+			}
+			for _, o := range outcomes(t.Context(), r, m) {
+				if o.Verdict != Tempfail || o.Status() != "4.3.0" || o.Trouble == nil || o.Uncertain != tt.dot || !strings.Contains(o.Text(), "no such thing") {
+					t.Errorf("%+v", o)
+				}
+			}
+			if o := outcomes(t.Context(), r, testMessage(0, "a@x"))[0]; o.Verdict != Sent || o.Trouble != nil {
+				t.Errorf("the next one: %+v", o)
+			}
+			if r.inUse != 0 || len(r.idle) != 1 || len(r.slots) != 0 {
+				t.Errorf("in use %d, idle %d, slots %d", r.inUse, len(r.idle), len(r.slots))
+			}
+			if c := sink.Counts(); !tt.dot && c.Transactions != 1 {
+				t.Errorf("%+v", c)
+			}
+		})
+	}
+	// What loses count is not for one transaction alone, wherever it happens.
+	_, _, r := sinkRelay(t, smtptest.SinkOptions{}, Config{})
+	m := testMessage(0, "a@x")
+	m.Content = &panicsAt{ReaderAt: m.Content, v: Unaccounted("lost")}
+	defer func() {
+		if v := recover(); v != Unaccounted("lost") {
+			t.Errorf("%v", v)
+		}
+	}()
+	outcomes(t.Context(), r, m)
 }

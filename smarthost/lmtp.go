@@ -97,6 +97,7 @@ func (t *transaction) contentEach() {
 	wait := func() {
 		if !written {
 			w, written = <-writing, true
+			w.check()
 		}
 	}
 	defer wait()

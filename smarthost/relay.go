@@ -198,12 +198,22 @@ func (r *Relay) session(ctx context.Context, fresh bool) (*Session, Outcome) {
 				return nil, o
 			}
 		}
+		if r.waits() {
+			continue
+		}
 		select {
 		case <-r.freed:
 		case <-ctx.Done():
 			return nil, r.stopped()
 		}
 	}
+}
+
+// waits reports whether a session is idle.
+func (r *Relay) waits() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.idle) > 0
 }
 
 // working reports whether the destination has a session that works.
@@ -225,7 +235,7 @@ func (r *Relay) full() bool {
 func (r *Relay) crowd(o *Outcome) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.inUse == 0 || o.Verdict == Permfail || o.Refused {
+	if r.inUse == 0 && len(r.idle) == 0 || o.Verdict == Permfail || o.Refused {
 		return false
 	}
 	r.crowded = r.cfg.Now().Add(r.cfg.RetryMin)

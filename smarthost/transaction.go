@@ -45,17 +45,22 @@ func (s *Session) Send(ctx context.Context, m Message) []Outcome { return s.send
 func (s *Session) send(ctx context.Context, m Message, early func([]int, []Outcome)) []Outcome {
 	t := &transaction{s: s, m: &m, out: make([]Outcome, len(m.Recipients)), early: early}
 	s.stale = false
-	unwatch := s.wire.watch(ctx)
-	if t.prepare() {
-		t.run()
-	}
-	unwatch()
+	t.watched(ctx)
 	if !s.broken && s.wire.br.Buffered() > 0 {
 		// Nobody asked for this; the next reply would be taken for another.
 		s.abort()
 	}
 	t.finish()
 	return t.out
+}
+
+// watched has the dialog, which ctx can end.
+func (t *transaction) watched(ctx context.Context) {
+	unwatch := t.s.wire.watch(ctx)
+	defer unwatch()
+	if t.prepare() {
+		t.run()
+	}
 }
 
 // settle gives a recipient its outcome, the only one it gets.
@@ -384,6 +389,7 @@ func (t *transaction) content() {
 		_ = s.wire.nc.Close() // ends the writing
 	}
 	w := <-writing
+	w.check()
 	s.dirty = false
 	if err == nil && !early && w.err == nil && r.Code != 421 && r.Code/100 != 3 {
 		o := s.byReply(endOfData, r)

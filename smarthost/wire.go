@@ -159,6 +159,15 @@ func (w *wire) explain(err error, d time.Duration) error {
 type delivery struct {
 	err     error
 	written bool // all of it, with the final dot
+
+	fault any // what it panicked with: a matter of this message, not of the program
+}
+
+// check goes on with a panic, where the transaction is that it belongs to.
+func (d *delivery) check() {
+	if d.fault != nil {
+		panic(d.fault)
+	}
 }
 
 // send writes a message in a goroutine of its own. The read deadline is put off
@@ -173,6 +182,12 @@ func (w *wire) send(m *Message) <-chan delivery {
 	w.mu.Unlock()
 	go func() {
 		var d delivery
+		defer func() {
+			if d.fault = recover(); d.fault != nil {
+				w.readIn(0)
+			}
+			done <- d
+		}()
 		d.err = writeContent(m, func(block []byte, last bool) error {
 			if last {
 				if err := w.commit(); err != nil {
@@ -192,7 +207,6 @@ func (w *wire) send(m *Message) <-chan delivery {
 			// The peer may have said why before it stopped taking more.
 			w.readIn(w.t.Grace)
 		}
-		done <- d
 	}()
 	return done
 }

@@ -49,6 +49,7 @@ type Entry struct {
 	Next       time.Time // Deferred, Refused: when it is due again
 	DSN        bool      // Delivered, Expanded: somebody else reports to the sender from here on
 	Owner      *int      // Queued: the uid that owns the message file
+	Uncertain  bool      // Deferred: the peer had the whole message and did not answer; it may have taken it
 }
 
 // Relayed reports whether somebody else has to report the delivery.
@@ -81,6 +82,9 @@ func (e *Entry) Encode() []byte {
 	}
 	if e.Owner != nil {
 		fmt.Fprintf(&b, " owner=%d", *e.Owner)
+	}
+	if e.Uncertain {
+		b.WriteString(" duplicate=possible")
 	}
 	sum := crc32.Checksum([]byte(b.String()), castagnoli)
 	return fmt.Appendf(nil, "%s #%08x\n", b.String(), sum)
@@ -133,6 +137,11 @@ func ParseEntry(line []byte) (Entry, error) {
 		case "dsn":
 			e.DSN = true
 			if value != "relayed" {
+				err = errors.New("unknown value")
+			}
+		case "duplicate":
+			e.Uncertain = true
+			if value != "possible" {
 				err = errors.New("unknown value")
 			}
 		default:
@@ -206,6 +215,8 @@ type history struct {
 	last     *Entry // the newest that has a status
 	next     time.Time
 	events   map[Event]bool
+
+	uncertain bool
 }
 
 // about returns the history of recipient n.
@@ -238,6 +249,7 @@ func (h *history) add(e *Entry) {
 	if e.Event == Deferred || e.Event == Refused {
 		h.attempts++
 	}
+	h.uncertain = h.uncertain || e.Uncertain
 	if e.Status != "" {
 		h.last = e
 	}
@@ -253,6 +265,10 @@ func (j *Journal) Delivered(n int) bool { return j.about(n).events[Delivered] }
 // destination's back-off refused it count: behind a host that is down for good
 // mail has to expire like other mail.
 func (j *Journal) Attempts(n int) int { return j.about(n).attempts }
+
+// Uncertain reports whether a peer may have the message for recipient n from an
+// attempt that failed.
+func (j *Journal) Uncertain(n int) bool { return j.about(n).uncertain }
 
 // Last returns the newest entry about recipient n that names a reason, nil if
 // there is none.
@@ -446,7 +462,7 @@ func Merge(entries []Entry, e Entry) []Entry {
 	// ten thousand different ones cheap.
 	for i := len(entries) - 1; i >= max(0, len(entries)-16); i-- {
 		o := &entries[i]
-		if o.Event == e.Event && o.Status == e.Status && o.Relay == e.Relay && o.Reply == e.Reply && o.DSN == e.DSN && o.Owner == e.Owner && o.Time.Equal(e.Time) && o.Next.Equal(e.Next) {
+		if o.Event == e.Event && o.Status == e.Status && o.Relay == e.Relay && o.Reply == e.Reply && o.DSN == e.DSN && o.Owner == e.Owner && o.Uncertain == e.Uncertain && o.Time.Equal(e.Time) && o.Next.Equal(e.Next) {
 			sorted := len(o.Recipients) == 0 || len(e.Recipients) == 0 || e.Recipients[0] > o.Recipients[len(o.Recipients)-1]
 			o.Recipients = append(o.Recipients, e.Recipients...)
 			if !sorted {

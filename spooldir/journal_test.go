@@ -17,6 +17,7 @@ func TestJournal(t *testing.T) {
 		{Time: at, Event: Queued},
 		{Time: at, Event: Deferred, Recipients: []int{1, 2, 3, 7}, Status: "4.2.0", Relay: "host[::1]:25", Reply: "451 come\nback #later", Next: next},
 		{Time: at, Event: Refused, Recipients: []int{2}, Status: "4.4.1", Next: next},
+		{Time: at, Event: Deferred, Recipients: []int{3}, Status: "4.4.2", Next: next, Uncertain: true},
 		{Time: at, Event: Delivered, Recipients: []int{2, 3}, Status: "2.0.0", DSN: true},
 	}
 	if err := s.AppendJournal(id, false, entries[0]); !os.IsNotExist(err) {
@@ -44,6 +45,9 @@ func TestJournal(t *testing.T) {
 		if j.Delivered(n) != want {
 			t.Errorf("Delivered(%d) = %v", n, !want)
 		}
+	}
+	if !j.Uncertain(3) || j.Uncertain(2) || j.Uncertain(23) {
+		t.Errorf("uncertain: %v, %v, %v", j.Uncertain(3), j.Uncertain(2), j.Uncertain(23))
 	}
 	if j.Attempts(2) != 2 || j.Attempts(4) != 0 {
 		t.Errorf("attempts: %d of 2, %d of 4", j.Attempts(2), j.Attempts(4))
@@ -94,13 +98,14 @@ func TestMerge(t *testing.T) {
 		got = Merge(got, Entry{Time: at, Event: Deferred, Recipients: []int{n}, Status: "4.0.0"})
 	}
 	got = Merge(got, Entry{Time: at, Event: Deferred, Recipients: []int{3}, Status: "4.1.0"})
-	if len(got) != 2 || !reflect.DeepEqual(got[0].Recipients, []int{1, 2, 5, 9}) {
+	got = Merge(got, Entry{Time: at, Event: Deferred, Recipients: []int{4}, Status: "4.1.0", Uncertain: true})
+	if len(got) != 3 || !reflect.DeepEqual(got[0].Recipients, []int{1, 2, 5, 9}) {
 		t.Errorf("%+v", got)
 	}
 }
 
 func FuzzEntry(f *testing.F) {
-	e := Entry{Time: time.Unix(1700000000, 5000), Event: Delivered, Recipients: []int{1, 2, 5}, Status: "2.0.0", Relay: "h", Reply: "a b", Next: time.Unix(1800000000, 0), DSN: true}
+	e := Entry{Time: time.Unix(1700000000, 5000), Event: Delivered, Recipients: []int{1, 2, 5}, Status: "2.0.0", Relay: "h", Reply: "a b", Next: time.Unix(1800000000, 0), DSN: true, Uncertain: true}
 	f.Add(bytes.TrimSuffix(e.Encode(), []byte("\n")))
 	f.Add([]byte("1.000000 queued - #00000000"))
 	f.Fuzz(func(t *testing.T, line []byte) {

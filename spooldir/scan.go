@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // scanBatch is how many names are read from a directory at a time.
@@ -139,4 +141,34 @@ func (s *Spool) RequestFlush() error {
 // TakeFlush reports whether a flush was requested, and ends the request.
 func (s *Spool) TakeFlush() bool {
 	return os.Remove(s.file(Tempfail, FlushFile)) == nil
+}
+
+// CommittedIn returns the ids of the committed messages in an open directory new
+// of a spool. It needs no more than the open directory and the right to look at
+// what is in it, which a parent keeps that has given up the others.
+func CommittedIn(dir *os.File) (map[string]bool, error) {
+	if _, err := dir.Seek(0, io.SeekStart); err != nil {
+		return nil, err
+	}
+	names, err := dir.Readdirnames(-1)
+	if err != nil {
+		return nil, err
+	}
+	found := make(map[string]bool)
+	for _, file := range names {
+		n, err := ParseName(file)
+		if err != nil || found[n.ID] {
+			continue
+		}
+		var st unix.Stat_t
+		err = ignoringEINTR(func() error { return unix.Fstatat(int(dir.Fd()), file, &st, unix.AT_SYMLINK_NOFOLLOW) })
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+		case err != nil:
+			return nil, err
+		case st.Mode&unix.S_IFMT == unix.S_IFREG && !uncommitted(uint32(st.Mode)):
+			found[n.ID] = true
+		}
+	}
+	return found, nil
 }

@@ -230,6 +230,9 @@ def read_line(line):
         elif key == "next":
             need(STAMP.fullmatch(value), "next")
             entry[key] = value
+        elif key == "duplicate":
+            need(value == "possible", "duplicate")
+            entry[key] = value
         else:
             need(key == "dsn" and value == "relayed", "an unknown key")
             entry[key] = value

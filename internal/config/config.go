@@ -157,6 +157,10 @@ type Config struct {
 	// mail in the mailbox and have no .forward.
 	MinUID int
 
+	// ForwardUsers (FORWARDUSERS, list, default none) are users below MINUID who
+	// may have a .forward all the same.
+	ForwardUsers []string
+
 	// AliasUser (ALIASUSER, user, default none) runs the commands and writes the
 	// files of the aliases file.
 	AliasUser string
@@ -204,7 +208,7 @@ func Default() *Config {
 
 // DefaultSocket is the socket of the host's own service, where SOCKET names no
 // other.
-const DefaultSocket = "/run/dma/submit.sock"
+const DefaultSocket = RunDir + "/submit.sock"
 
 // Door returns the path of the socket over which mail reaches the service of
 // this configuration: SOCKET, else DefaultSocket for the configuration of the

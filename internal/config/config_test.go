@@ -102,6 +102,7 @@ DELAYNOTICE 0s
 COMMANDTIME 1h30m5s
 CONCURRENCY 3
 MINUID 0
+FORWARDUSERS www-data, list
 ALIASUSER nobody
 MINFREE 5%
 PASSWORDCMD /usr/bin/token --for dma
@@ -121,7 +122,7 @@ PORT 465 # last, without a newline`
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(problems) != 1 || problems[0].String() != file+":42: PORT is set on line 3 already; the last line counts, remove the other" {
+	if len(problems) != 1 || problems[0].String() != file+":43: PORT is set on line 3 already; the last line counts, remove the other" {
 		t.Errorf("problems %q", problems)
 	}
 	want := &Config{
@@ -148,7 +149,7 @@ PORT 465 # last, without a newline`
 		Expire:      48 * time.Hour,
 		CommandTime: 90*time.Minute + 5*time.Second,
 		Concurrency: 3,
-		AliasUser:   "nobody",
+		AliasUser:   "nobody", ForwardUsers: []string{"www-data", "list"},
 		MinFree:     Space{Percent: 5},
 		PasswordCmd: "/usr/bin/token --for dma",
 		TokenUser:   "tok",

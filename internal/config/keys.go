@@ -86,6 +86,7 @@ func keys(c *Config, dir string) []key {
 		duration("COMMANDTIME", &c.CommandTime, time.Second),
 		number("CONCURRENCY", &c.Concurrency, 1, 1000),
 		number("MINUID", &c.MinUID, 0, 1<<31-1),
+		list("FORWARDUSERS", &c.ForwardUsers, true, checkUser),
 		text("ALIASUSER", &c.AliasUser, true, checkUser),
 		space("MINFREE", &c.MinFree),
 		text("PASSWORDCMD", &c.PasswordCmd, true, nil),

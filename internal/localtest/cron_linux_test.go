@@ -15,6 +15,8 @@ func TestCron(t *testing.T) {
 		"@reboot jim printf 'Gr\\303\\274\\303\\237e\\n'\n"+
 		"MAILTO=cronjobs\n"+
 		"@reboot root echo to an alias\n")
+	s.Write("etc/environment", "")
+	s.Write("etc/default/locale", "")
 	for _, kind := range []string{"auth", "account", "password", "session", "session-noninteractive"} { // as a script of its package does
 		name, _, _ := strings.Cut(kind, "-")
 		s.Write("etc/pam.d/common-"+kind, name+" required pam_permit.so\n")
@@ -38,8 +40,8 @@ func TestCron(t *testing.T) {
 			root bool
 			text string
 		}{
-			{true, "From: root (Cron Daemon)"}, {true, "To: root"}, {true, "Return-Path: <root@host.example>"}, {true, "to root\nan error\n"},
-			{false, "Return-Path: <jim@host.example>"}, {false, "To: jim"}, {false, "Grüße"},
+			{true, "From: root@host.example (Cron Daemon)"}, {true, "To: root@host.example"}, {true, "Return-Path: <root@host.example>"}, {true, "to root\nan error\n"},
+			{false, "Return-Path: <jim@host.example>"}, {false, "To: jim@host.example"}, {false, "Grüße"},
 		} {
 			if line.root == root && !strings.Contains(m, "\n"+line.text) && !strings.HasPrefix(m, line.text) {
 				t.Errorf("the mail lacks %q:\n%s", line.text, m)

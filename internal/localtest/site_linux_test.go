@@ -143,12 +143,11 @@ func splitMbox(text string) ([]string, error) {
 		return nil, fmt.Errorf("no empty line at the end: %q", text[max(0, len(text)-100):])
 	}
 	var list []string
-	for m := range strings.SplitSeq("\n\n"+text, "\n\nFrom ") {
+	for m := range strings.SplitSeq("\n\n"+strings.TrimSuffix(text, "\n\n"), "\n\nFrom ") {
 		if _, m, ok := strings.Cut(m, "\n"); ok {
-			list = append(list, strings.TrimSuffix(m, "\n"))
+			list = append(list, m+"\n")
 		}
 	}
-	// The last one has one newline more.
 	return list, nil
 }
 

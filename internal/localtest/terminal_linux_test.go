@@ -34,6 +34,7 @@ func (s *site) terminal(cmd *exec.Cmd) *terminal {
 	return term
 }
 
+// openTerminal is for goroutines, which may not end the test.
 func openTerminal(t testing.TB, cmd *exec.Cmd) (*terminal, error) {
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
 	if err != nil {
@@ -64,6 +65,7 @@ func openTerminal(t testing.TB, cmd *exec.Cmd) (*terminal, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
+	t.Cleanup(func() { master.Close() })
 	term := &terminal{t: t, cmd: cmd, master: master, shown: make(chan struct{})}
 	go func() {
 		defer close(term.shown)
@@ -80,13 +82,26 @@ func (term *terminal) input(text string) {
 	}
 }
 
+// repeat types a text ten times a second until the program has ended.
+func (term *terminal) repeat(text string) {
+	go func() {
+		for {
+			select {
+			case <-term.shown:
+				return
+			case <-time.After(100 * time.Millisecond):
+				_, _ = io.WriteString(term.master, text) // fails when it has ended
+			}
+		}
+	}()
+}
+
 // wait waits for the end of the program, and reports how it ended.
 func (term *terminal) wait() error {
 	timer := time.AfterFunc(time.Minute, func() { _ = term.cmd.Process.Kill() })
 	defer timer.Stop()
 	err := term.cmd.Wait()
 	<-term.shown
-	term.master.Close()
 	if err != nil {
 		return fmt.Errorf("%v: %w\n%s", term.cmd.Args, err, strings.ReplaceAll(term.String(), "\x1b", "^["))
 	}

@@ -303,19 +303,7 @@ func (m *machine) start() *service {
 	notify, err := net.ListenPacket("unixgram", address)
 	m.do(err)
 	defer notify.Close()
-	v := &service{t: m.t, ended: make(chan struct{}), changed: make(chan struct{})}
-	cmd := m.command("root", runnerBin, "run")
-	cmd.Env = append(cmd.Env, "NOTIFY_SOCKET="+address)
-	cmd.Stderr = v
-	cmd.WaitDelay = 10 * time.Second
-	m.do(cmd.Start())
-	v.process = cmd.Process
-	go func() {
-		_ = cmd.Wait()
-		v.state = cmd.ProcessState
-		close(v.ended)
-	}()
-	m.t.Cleanup(v.kill)
+	v := m.launch([]string{"NOTIFY_SOCKET=" + address}, "run")
 	ready := make(chan struct{})
 	go func() {
 		buf := make([]byte, 4096)
@@ -338,6 +326,31 @@ func (m *machine) start() *service {
 			return false
 		}
 	})
+	return v
+}
+
+// startUnready starts the service without waiting for it.
+func (m *machine) startUnready() *service {
+	m.t.Helper()
+	return m.launch(nil, "run")
+}
+
+// launch starts dma-runner as root with an addition to its environment.
+func (m *machine) launch(env []string, args ...string) *service {
+	m.t.Helper()
+	v := &service{t: m.t, ended: make(chan struct{}), changed: make(chan struct{})}
+	cmd := m.command("root", append([]string{runnerBin}, args...)...)
+	cmd.Env = append(cmd.Env, env...)
+	cmd.Stderr = v
+	cmd.WaitDelay = 10 * time.Second
+	m.do(cmd.Start())
+	v.process = cmd.Process
+	go func() {
+		_ = cmd.Wait()
+		v.state = cmd.ProcessState
+		close(v.ended)
+	}()
+	m.t.Cleanup(v.kill)
 	return v
 }
 

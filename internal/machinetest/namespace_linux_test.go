@@ -30,6 +30,8 @@ const (
 func TestMain(m *testing.M) {
 	var err error
 	switch stage := os.Getenv(stageEnv); {
+	case filepath.Base(os.Args[0]) == actorName && len(os.Args) > 1:
+		os.Exit(actorMain(os.Args[1:]))
 	case stage == stageTest:
 		os.Exit(m.Run())
 	case stage == stageInit:

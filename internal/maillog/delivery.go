@@ -38,6 +38,10 @@ type Delivery struct {
 	Status Status
 	Reply  string    // what the other side, or this one, said
 	Next   time.Time // next attempt; zero if there is none
+
+	// Duplicate says that the other side may have the message twice: it had the
+	// whole of it in this attempt, or in an earlier one, and did not answer.
+	Duplicate bool
 }
 
 // Delivery writes the final line of one attempt for one recipient. There is
@@ -46,7 +50,7 @@ func (l *Log) Delivery(d Delivery) {
 	if l.observe != nil {
 		l.observe(d)
 	}
-	attrs := make([]slog.Attr, 0, 13)
+	attrs := make([]slog.Attr, 0, 14)
 	attrs = append(attrs, slog.String("id", d.ID), slog.Int("n", d.N), address("from", d.From), address("to", d.To))
 	if d.OrigTo != "" && d.OrigTo != d.To {
 		attrs = append(attrs, address("orig_to", d.OrigTo))
@@ -58,6 +62,9 @@ func (l *Log) Delivery(d Delivery) {
 		slog.String("delays", seconds(d.Delays.Queue)+"/"+seconds(d.Delays.Conn)+"/"+seconds(d.Delays.Transfer)),
 		slog.String("dsn", d.DSN),
 		slog.String("status", string(d.Status)))
+	if d.Duplicate {
+		attrs = append(attrs, slog.String("duplicate", "possible"))
+	}
 	attrs = append(attrs, optional("reply", d.Reply)...)
 	if !d.Next.IsZero() {
 		attrs = append(attrs, slog.String("next", d.Next.Format(time.RFC3339)))

@@ -52,6 +52,7 @@ func everything(l *Log) {
 	l.Delivery(Delivery{ID: "01AB", N: 3, From: "a b@example.org", To: "d", OrigTo: "d", Relay: "local", DSN: "5.1.1", Status: Bounced})
 	l.Delivery(Delivery{ID: "01AB", N: 4, To: "e", Relay: "forward", Status: Expanded, DSN: "2.0.0"})
 	l.Delivery(Delivery{ID: "01AB", N: 5, To: "f", Relay: "none", Status: Expired, DSN: "4.4.1", Delay: 5 * 24 * time.Hour})
+	l.Delivery(Delivery{ID: "01AB", N: 6, To: "g", Relay: "none", Status: Deferred, DSN: "4.4.2", Duplicate: true, Reply: "no answer"})
 	l.Bounced("01AB", "01AB.b", "alice@example.org", 2)
 	l.DoubleBounce("01AB.b", "01AB.b.b", "postmaster")
 	l.Kept("01AB.b.b", 1, "postmaster", "no such user")
@@ -110,7 +111,7 @@ func TestObserved(t *testing.T) {
 }
 
 func TestLevels(t *testing.T) {
-	for level, want := range map[slog.Level]int{slog.LevelInfo: 27, slog.LevelWarn: 13, slog.LevelError: 5} {
+	for level, want := range map[slog.Level]int{slog.LevelInfo: 28, slog.LevelWarn: 13, slog.LevelError: 5} {
 		var b bytes.Buffer
 		everything(New(slog.New(NewHandler(&b, level))))
 		if got := strings.Count(b.String(), "\n"); got != want {

@@ -255,9 +255,17 @@ func (t *sinkSession) LMTPData(r io.Reader, status smtp.StatusCollector) error {
 		} else {
 			done.To, done.Rcpt = append(done.To, to), append(done.Rcpt, t.t.Rcpt[i])
 		}
+		if i < len(t.t.To)-1 {
+			status.SetStatus(to, err)
+			continue
+		}
+		// It is noted before the client can know that it is over.
+		if err := t.take(&done, nil); err != nil {
+			return err
+		}
 		status.SetStatus(to, err)
 	}
-	return t.take(&done, nil)
+	return nil
 }
 
 // take notes a message, which err refuses, and returns the answer for it.

@@ -100,7 +100,8 @@ func (v *strict) serve(conn net.Conn) {
 
 // A wrong password is not tried by each drain that cron starts: what one has
 // learned the next one knows. The administrator hears of it with the login and the
-// file; what mailq shows, and a bounce would, has neither.
+// file, and mailq ends with it; what is said of single mails, as in a bounce, has
+// neither.
 func TestRefusedLoginOutlivesDrain(t *testing.T) {
 	t.Parallel()
 	v := newStrict(t)
@@ -148,6 +149,10 @@ func TestRefusedLoginOutlivesDrain(t *testing.T) {
 	}
 	if strings.Contains(shown, "secret.login") || strings.Contains(shown, auth) || strings.Contains(shown, "geheim") {
 		t.Errorf("senders can see %s", shown)
+	}
+	if out := s.must("mailq").stdout; strings.Count(out, "secret.login") != 2 || strings.Contains(out, "geheim") ||
+		!strings.Contains(out, "\nlogin of secret.login refused by ") || !strings.Contains(out, " 1 time, last at ") {
+		t.Errorf("mailq says %s", out)
 	}
 	kept, err := os.ReadFile(filepath.Join(s.queue, spooldir.LockDir, "logins"))
 	if err != nil || strings.Contains(string(kept), "geheim") {

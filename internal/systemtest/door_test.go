@@ -149,13 +149,7 @@ func openDoorSite(t *testing.T, o siteOptions) *site {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"dma", "dma-runner"} {
-		data, err := os.ReadFile(program(t, name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(s.path("bin", name), data, 0o755); err != nil {
-			t.Fatal(err)
-		}
+		placeProgram(t, s.path("bin", name), name)
 	}
 	return s
 }

@@ -180,10 +180,8 @@ func TestServiceNeedsNoDrain(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	dir := t.TempDir()
-	data, err := os.ReadFile(program(t, "dma"))
-	s.check(err)
-	s.check(os.WriteFile(filepath.Join(dir, "dma"), data, 0o755))
-	s.check(os.WriteFile(filepath.Join(dir, "dma-runner"), []byte("#!/bin/sh\necho \"$@\" >>"+dir+"/ran\n"), 0o755))
+	placeProgram(t, filepath.Join(dir, "dma"), "dma")
+	place(t, filepath.Join(dir, "dma-runner"), []byte("#!/bin/sh\necho \"$@\" >>"+dir+"/ran\n"))
 	submit := func() {
 		t.Helper()
 		cmd := exec.Command(filepath.Join(dir, "dma"), "-C", s.path("dma.conf"), "-odi", "bob") // it waits for what it starts

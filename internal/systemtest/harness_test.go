@@ -220,6 +220,28 @@ func (s *site) write(path, text string) {
 	}
 }
 
+// place makes an executable file. Another process writes it: what a process has
+// open for writing is open for a moment in whatever it starts meanwhile, and
+// cannot be executed as long (text file busy).
+func place(t testing.TB, path string, content []byte) {
+	t.Helper()
+	cmd := exec.Command("/bin/sh", "-c", `cat >"$1" && chmod 755 "$1"`, "sh", path)
+	cmd.Stdin = bytes.NewReader(content)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v, %s", path, err, out)
+	}
+}
+
+// placeProgram makes a copy of one of the programs.
+func placeProgram(t testing.TB, path, name string) {
+	t.Helper()
+	data, err := os.ReadFile(program(t, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	place(t, path, data)
+}
+
 // forward writes the .forward of a user.
 func (s *site) forward(user, text string) {
 	s.t.Helper()

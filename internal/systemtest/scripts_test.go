@@ -4,12 +4,15 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"os/user"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+
+	"dma/spooldir"
 
 	"github.com/rogpeppe/go-internal/testscript"
 )
@@ -24,7 +27,7 @@ import (
 //	mail USER N                USER's mailbox has to have N messages
 //	owner UID FILE...          changes the owner, for root
 //
-// and the condition [root].
+// and the conditions [root], and [nouser]: nobody has made user dma here.
 func TestScripts(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Dir(program(t, "dma"))
@@ -39,8 +42,12 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Condition: func(cond string) (bool, error) {
-			if cond == "root" {
+			switch cond {
+			case "root":
 				return os.Geteuid() == 0, nil
+			case "nouser":
+				_, err := user.Lookup(spooldir.QueueUser)
+				return errors.As(err, new(user.UnknownUserError)), nil
 			}
 			return false, errors.New("unknown condition")
 		},
@@ -115,9 +122,7 @@ func TestForeignSpool(t *testing.T) {
 	s := newSiteWith(t, siteOptions{dir: dir})
 	s.check(os.Chmod(dir, 0o755))
 	for _, name := range []string{"dma", "dma-runner"} {
-		data, err := os.ReadFile(program(t, name))
-		s.check(err)
-		s.check(os.WriteFile(s.path(name), data, 0o755))
+		placeProgram(t, s.path(name), name)
 	}
 	as := func(uid uint32, name string, args ...string) result {
 		t.Helper()
@@ -154,6 +159,9 @@ func TestForeignSpool(t *testing.T) {
 	s.check(filepath.Walk(s.path("spool"), func(path string, _ os.FileInfo, err error) error {
 		return errors.Join(err, os.Chown(path, uid, uid))
 	}))
+	for _, d := range []string{"", "tmp", "new", "lock"} {
+		s.check(os.Chmod(s.path("spool", d), 0o700))
+	}
 	for _, d := range []string{"mail", "home/bob"} {
 		s.check(os.Chown(s.path(d), uid, uid))
 	}

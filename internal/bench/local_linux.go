@@ -1,0 +1,270 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"dma/internal/peertest"
+)
+
+// Figures of the comparison of local delivery.
+const (
+	localUsers    = 10
+	localMessages = 2000 // of 4 KiB, in turn to each user
+	forwarded     = 500  // to a .forward with two addresses and a command
+)
+
+// compareLocal measures how long dma, Postfix and C dma take for mail to users
+// of the host, from the first of parallel submissions to the last delivery, in
+// roots with queue, mailboxes and homes on the file system of TMPDIR. It returns
+// the exit code.
+func compareLocal(ctx context.Context, rounds int) int {
+	return peertest.Run(func() int {
+		if os.Geteuid() != 0 {
+			fmt.Fprintln(os.Stderr, "bench: -l needs root")
+			return 77
+		}
+		b := &bed{ctx: ctx, rounds: rounds}
+		return b.guarded(b.local)
+	}, peertest.Peers(), peertest.CDMA())
+}
+
+// guarded runs f and returns the exit code.
+func (b *bed) guarded(f func()) (code int) {
+	defer func() {
+		for _, f := range slices.Backward(b.cleanups) {
+			f()
+		}
+		if v := recover(); v != nil {
+			text, ok := v.(failure)
+			if !ok {
+				panic(v)
+			}
+			fmt.Fprintln(os.Stderr, "bench:", string(text))
+			code = 1
+		}
+	}()
+	f()
+	return 0
+}
+
+// hosted is a mail system that delivers on its host.
+type hosted struct {
+	*bed
+	name     string
+	root     *peertest.Root
+	sendmail string
+	maildir  func(on bool) // where mail is delivered; nil: it has mbox only
+	forwards bool          // it reads .forward
+}
+
+func (b *bed) local() {
+	systems := []*hosted{hostedOurs(b), hostedPostfix(b), hostedCDMA(b)}
+	for _, c := range []struct {
+		what              string
+		messages, arrives int
+		maildir, forward  bool
+	}{
+		{"mbox", localMessages, localMessages, false, false},
+		{"Maildir", localMessages, localMessages, true, false},
+		{".forward with two addresses and a command", forwarded, 2 * forwarded, false, true},
+	} {
+		fmt.Printf("%d messages of 4 KiB, %d parallel submitters, until delivered: %s\n", c.messages, parallel, c.what)
+		rates, cpu := make(map[string][]float64), make(map[string]float64)
+		for range b.rounds {
+			for _, s := range systems {
+				if c.maildir && s.maildir == nil || c.forward && !s.forwards {
+					continue
+				}
+				if s.maildir != nil {
+					s.maildir(c.maildir)
+				}
+				took, used := s.measure(c.messages, c.arrives, c.maildir, c.forward)
+				rates[s.name] = append(rates[s.name], rate(c.messages, took))
+				cpu[s.name] += used.Seconds() * 1000 / float64(c.messages) / float64(b.rounds)
+			}
+		}
+		for _, s := range systems {
+			if list := rates[s.name]; list != nil {
+				fmt.Printf("  %-8s %6.0f messages/s (%.0f); dma has %.2f of it; %.1f ms of CPU a message\n",
+					s.name, middle(list), list, middle(rates[systems[0].name])/middle(list), cpu[s.name])
+			}
+		}
+	}
+}
+
+// middle is the median.
+func middle(list []float64) float64 {
+	list = slices.Sorted(slices.Values(list))
+	return list[(len(list)-1)/2]
+}
+
+// users makes the accounts, with mailboxes and homes on the file system of TMPDIR.
+func (s *hosted) users() {
+	s.queue(s.root, "/var/mail")
+	s.check(os.Chown(s.root.Path("var/mail"), 0, 8)) // mail
+	s.check(os.Chmod(s.root.Path("var/mail"), 0o775|os.ModeSetgid))
+	s.queue(s.root, "/home")
+	for i := range localUsers {
+		s.root.User(user(i), 2001+i)
+	}
+}
+
+func user(i int) string { return "user" + strconv.Itoa(i) }
+
+// measure submits and waits for so many messages in the mailboxes. It returns how
+// long that took and the time of the processors.
+func (s *hosted) measure(messages, arrives int, maildir, forward bool) (took, used time.Duration) {
+	for i := range localUsers {
+		s.check(os.RemoveAll(s.root.Path("home", user(i), "Maildir")))
+		s.check(os.RemoveAll(s.root.Path("home", user(i), "ran")))
+		s.check(os.RemoveAll(s.root.Path("home", user(i), ".forward")))
+		s.root.Write("var/mail/"+user(i), "")
+		s.root.Own("var/mail/"+user(i), user(i), 0o600)
+		s.check(os.Chown(s.root.Path("var/mail", user(i)), 2001+i, 8))
+	}
+	if forward {
+		s.root.Write("home/user0/.forward", "user1, user2\n\"|cat >/dev/null; echo x >>$HOME/ran\"\n")
+		s.root.Own("home/user0/.forward", "user0", 0o644)
+	}
+	message := []byte("Subject: a message\n\n" + strings.Repeat(strings.Repeat("x", 71)+"\n", 56))
+	before, start := s.cpu(), time.Now()
+	_, err := each(messages, func(i int) error {
+		to := user(i % localUsers)
+		if forward {
+			to = user(0)
+		}
+		cmd := s.root.Command(s.sendmail, "-i", "-f", "user9@host.example", to)
+		cmd.Stdin = bytes.NewReader(message)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("%s: %w: %s", s.name, err, out)
+		}
+		return s.ctx.Err()
+	})
+	s.check(err)
+	s.await(s.name+" to deliver all", func() bool { return s.arrived(arrives, len(message), maildir) })
+	if forward {
+		s.await(s.name+" to run all commands", func() bool {
+			info, err := os.Stat(s.root.Path("home/user0/ran"))
+			return err == nil && info.Size() >= int64(2*messages)
+		})
+	}
+	return time.Since(start), s.cpu() - before
+}
+
+// arrived reports whether so many messages are in the mailboxes. It reads them
+// only when they are large enough.
+func (s *hosted) arrived(want, size int, maildir bool) bool {
+	n, bytesThere := 0, int64(0)
+	for i := range localUsers {
+		if maildir {
+			names, err := os.ReadDir(s.root.Path("home", user(i), "Maildir/new"))
+			if err != nil && !errors.Is(err, os.ErrNotExist) {
+				s.check(err)
+			}
+			n += len(names)
+		} else if info, err := os.Stat(s.root.Path("var/mail", user(i))); err == nil {
+			bytesThere += info.Size()
+		}
+	}
+	if maildir {
+		return n >= want
+	}
+	if bytesThere < int64(want)*int64(size) {
+		return false
+	}
+	for i := range localUsers {
+		data, err := os.ReadFile(s.root.Path("var/mail", user(i)))
+		s.check(err)
+		n += bytes.Count(append([]byte("\n"), data...), []byte("\nFrom "))
+	}
+	return n >= want
+}
+
+// cpu is the time that all processes of the namespace have used, this one
+// excepted: the living ones with those that they have waited for.
+func (s *hosted) cpu() time.Duration {
+	files, err := filepath.Glob("/proc/[0-9]*/stat")
+	s.check(err)
+	ticks := 0
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			continue // it has ended meanwhile
+		}
+		_, rest, _ := strings.Cut(string(data), ") ")
+		fields := strings.Fields(rest)
+		first := 11 // utime, stime, cutime, cstime: 14 to 17 of proc_pid_stat(5)
+		if filepath.Base(filepath.Dir(file)) == strconv.Itoa(os.Getpid()) {
+			first = 13
+		}
+		for _, f := range fields[first:15] {
+			n, err := strconv.Atoi(f)
+			s.check(err)
+			ticks += n
+		}
+	}
+	return time.Duration(ticks) * time.Second / 100
+}
+
+// hostedOurs is dma as scripts/install makes it: each user's mail is delivered
+// as the user.
+func hostedOurs(b *bed) *hosted {
+	s := &hosted{bed: b, name: "dma", root: peertest.NewRoot(b, peertest.Peers()), sendmail: "/usr/sbin/dma", forwards: true}
+	s.users()
+	s.root.InstallDMA()
+	for i, name := range []string{"dma", "dmanet"} {
+		s.root.Group(name, 601+i)
+		s.root.Append("etc/passwd", fmt.Sprintf("%s:x:%d:%d::/nonexistent:/usr/sbin/nologin\n", name, 601+i, 601+i))
+	}
+	s.root.Group("dmasubmit", 603)
+	s.check(os.Chown(s.root.Path("usr/sbin/dma"), 0, 603))
+	s.check(os.Chmod(s.root.Path("usr/sbin/dma"), 0o755|os.ModeSetgid))
+	b.queue(s.root, "/var/spool/dma")
+	s.root.Write("etc/dma/dma.conf", "")
+	s.root.Must(s.root.Command("dma-runner", "init"), "")
+	var service *peertest.Service
+	s.maildir = func(on bool) {
+		if service != nil {
+			service.Stop()
+		}
+		s.root.Write("etc/dma/dma.conf", map[bool]string{true: "MAILBOX maildir:~/Maildir\n", false: ""}[on])
+		service = s.root.Start(s.root.Command("dma-runner"))
+		s.await("dma to start", func() bool { return strings.Contains(service.String(), "started") })
+	}
+	return s
+}
+
+// hostedPostfix is Postfix as Debian configures it.
+func hostedPostfix(b *bed) *hosted {
+	s := &hosted{bed: b, name: "Postfix", root: peertest.NewRoot(b, peertest.Peers()), sendmail: "/usr/sbin/sendmail", forwards: true}
+	s.users()
+	b.queue(s.root, "/var/spool/postfix")
+	service := s.root.StartPostfix("mydestination = host.example\nmyorigin = host.example\nhome_mailbox =\nmailbox_delivery_lock = fcntl, dotlock\n", "127.0.0.1:25 inet n - n - - smtpd\n")
+	service.AwaitPort("127.0.0.1:25")
+	s.maildir = func(on bool) {
+		s.root.Must(s.root.Command("postconf", "-e", "home_mailbox = "+map[bool]string{true: "Maildir/", false: ""}[on]), "")
+		s.root.Must(s.root.Command("postfix", "reload"), "")
+	}
+	return s
+}
+
+// hostedCDMA is the DragonFly Mail Agent of Debian.
+func hostedCDMA(b *bed) *hosted {
+	s := &hosted{bed: b, name: "C dma", root: peertest.NewRoot(b, peertest.CDMA()), sendmail: "/usr/sbin/dma"}
+	s.users()
+	b.queue(s.root, "/var/spool/dma")
+	s.check(os.Chown(s.root.Path("var/spool/dma"), 0, 8)) // mail
+	s.check(os.Chmod(s.root.Path("var/spool/dma"), 0o770|os.ModeSetgid))
+	s.root.Write("etc/dma/dma.conf", "MAILNAME host.example\n")
+	s.root.Write("etc/dma/auth.conf", "")
+	return s
+}

@@ -1,0 +1,105 @@
+package machinetest
+
+import (
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// TestDrain: a drain by root delivers what is due under all users' own uids, and
+// leaves a folder behind that everybody can pass to the socket, whatever its
+// umask.
+func TestDrain(t *testing.T) {
+	m := newMachine(t)
+	for range 2 {
+		m.submit("alice", "drained", "bob", "friend@example.org")
+		m.root("", "/bin/sh", "-c", "umask 077; exec "+runnerBin+" drain").want(t, 0)
+		if left := m.queued(); len(left) != 0 {
+			t.Fatalf("left: %q", left)
+		}
+	}
+	if got := strings.Count(m.mailbox("bob"), "\nSubject: drained\n"); got != 2 {
+		t.Errorf("bob has %d messages", got)
+	}
+	if got, want := m.owner("/run/dma"), ownerText(0, 0, 0o755); got != want {
+		t.Errorf("/run/dma: %s, want %s", got, want)
+	}
+	if p := m.processes(); len(p) != 0 {
+		t.Errorf("left behind: %+v", p)
+	}
+}
+
+// holdParent takes the place of the parent, as another process for a purpose, and
+// returns what gives it back.
+func (m *machine) holdParent(purpose string) func() {
+	m.t.Helper()
+	f, err := os.OpenFile(spoolDir+"/lock/parent", os.O_RDWR|os.O_CREATE, 0o600)
+	m.do(err)
+	m.do(syscall.Flock(int(f.Fd()), syscall.LOCK_EX))
+	_, err = f.WriteString(purpose + " 1\n")
+	m.do(err)
+	return func() { f.Close() }
+}
+
+// TestPlaces: a service and a drain wait for a drain, and not for a service.
+func TestPlaces(t *testing.T) {
+	m := newMachine(t)
+	m.submit("alice", "waits", "bob")
+	release := m.holdParent("service")
+	m.root("", runnerBin, "run").want(t, 75)
+	m.root("", runnerBin, "drain").want(t, 0)
+	if left := m.in("new"); len(left) != 1 {
+		t.Fatalf("who had no place worked: %q", m.queued())
+	}
+	release()
+
+	release = m.holdParent("drain")
+	ended := make(chan result, 1)
+	cmd := m.command("root", runnerBin, "drain")
+	go func() { ended <- m.run(cmd, "") }()
+	select {
+	case r := <-ended:
+		t.Errorf("the drain did not wait: %+v", r)
+	case <-time.After(200 * time.Millisecond): // long enough to fail now and then, if it does
+	}
+	release()
+	(<-ended).want(t, 0)
+	if left := m.queued(); len(left) != 0 {
+		t.Errorf("left: %q", left)
+	}
+
+	release = m.holdParent("drain")
+	time.AfterFunc(200*time.Millisecond, release)
+	m.start().stop()
+}
+
+// TestDrainWithoutWorker: a drain ends, with an error, where a worker cannot play
+// its role.
+func TestDrainWithoutWorker(t *testing.T) {
+	m := newMachine(t)
+	m.do(os.Remove(spoolDir + "/lock/net"))
+	r := m.root("", runnerBin, "drain")
+	if r.code == 0 || !strings.Contains(r.stderr, "net") {
+		t.Errorf("exit %d\n%s", r.code, r.stderr)
+	}
+	m.root("", runnerBin, "init").want(t, 0)
+	m.root("", runnerBin, "drain").want(t, 0)
+}
+
+// TestDrainOfOne: root's drain of the spool of one user becomes that user,
+// whatever the mode of the spool.
+func TestDrainOfOne(t *testing.T) {
+	m := newMachine(t)
+	m.own("alice", "dma.conf", "SPOOLDIR /home/alice/spool\nMAILBOX mbox:~/mbox\nMINFREE 0\n", 0o644)
+	conf := "/home/alice/dma.conf"
+	m.as("alice", "", runnerBin, "-C", conf, "init").want(t, 0)
+	m.do(os.Chmod("/home/alice/spool", 0o710))
+	m.as("alice", "Subject: own\n\nx\n", dmaFile, "-C", conf, "-odq", "alice").want(t, 0)
+	m.root("", runnerBin, "-C", conf, "drain").want(t, 0)
+	a := lookup(t, "alice")
+	if got, want := m.owner("/home/alice/mbox"), ownerText(a.uid, a.gid, 0o600); got != want {
+		t.Errorf("mailbox: %s, want %s", got, want)
+	}
+}

@@ -1,0 +1,97 @@
+//go:build linux
+
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+
+	"dma/spooldir"
+)
+
+// intrusion is a message that a submitter who has taken the setgid program over
+// puts into the spool, and what happens to it after it was committed.
+type intrusion struct {
+	Envelope spooldir.Envelope
+	Content  string
+	Tamper   string // append, truncate, empty, closed, open, rewrite, grow
+}
+
+// intrude reads intrusions, carries them out, and prints their ids.
+func intrude(spoolPath string) error {
+	spool, err := spooldir.Open(spoolPath)
+	if err != nil {
+		return err
+	}
+	var list []intrusion
+	if err := json.NewDecoder(os.Stdin).Decode(&list); err != nil {
+		return err
+	}
+	for _, x := range list {
+		d, err := spool.Create(&x.Envelope)
+		if err != nil {
+			return err
+		}
+		f, err := os.OpenFile(filepath.Join(spoolPath, "tmp", d.ID()), os.O_RDWR, 0)
+		if err != nil {
+			return err
+		}
+		if _, err := io.WriteString(d, x.Content); err != nil {
+			return err
+		}
+		if err := d.Commit(); err != nil {
+			return err
+		}
+		size, err := f.Seek(0, io.SeekEnd)
+		if err != nil {
+			return err
+		}
+		switch x.Tamper {
+		case "append":
+			for range 1000 {
+				io.WriteString(f, "more\n")
+			}
+		case "truncate":
+			f.Truncate(size - 3)
+		case "empty":
+			f.Truncate(0)
+		case "closed":
+			f.Chmod(0)
+		case "open":
+			f.Chmod(0o666)
+		case "rewrite":
+			f.WriteAt([]byte("From: somebody"), size-20)
+		case "grow":
+			f.Truncate(1 << 40)
+		}
+		f.Close()
+		fmt.Println(d.ID())
+	}
+	return nil
+}
+
+// crowd opens connections to a socket, and sends half a frame, a request whose
+// answer it does not read, or nothing, until its input ends.
+func crowd(path string, most int) error {
+	var conns []net.Conn
+	for i := range most {
+		conn, err := net.Dial("unix", path)
+		if err != nil {
+			break
+		}
+		switch i % 3 {
+		case 0:
+			conn.Write([]byte{0, 0, 1})
+		case 1:
+			conn.Write([]byte{0, 0, 0, 1, 0, 'l'})
+		}
+		conns = append(conns, conn)
+	}
+	fmt.Println("begun", len(conns))
+	io.Copy(io.Discard, os.Stdin)
+	return nil
+}

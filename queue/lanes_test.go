@@ -1,0 +1,117 @@
+package queue
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"dma/agent"
+	"dma/forward"
+	"dma/internal/maillog"
+	"dma/internal/passwd"
+	"dma/localwriter"
+	"dma/spooldir"
+)
+
+// TestHangingCommands: commands that hang, of more users than there are lanes,
+// keep nobody's mail from a mailbox; nor do they get more agents than their share.
+func TestHangingCommands(t *testing.T) {
+	const users = parallelAgents + parallelForwards + 4
+	f := newFixture(t, memory(t))
+	var to []string
+	for i := range users {
+		name := fmt.Sprintf("user%02d", i)
+		f.users.users[name] = passwd.User{Name: name, UID: 1000 + i, GID: 1000 + i, Home: "/home/" + name}
+		to = append(to, name)
+	}
+	f.agent.forward = func(u passwd.User, _ string) (forward.Result, error) {
+		if !slices.Contains(to, u.Name) {
+			return forward.Result{}, nil
+		}
+		return forwardTo(t, u.Home+"/.forward", `"|hang"`), nil
+	}
+	started, release := make(chan struct{}, users), make(chan struct{})
+	f.agent.deliver = func(jobs []*agent.Job, done func(*agent.Job)) {
+		for _, j := range jobs {
+			if j.Kind == spooldir.Command {
+				started <- struct{}{}
+				<-release
+			}
+			done(j)
+		}
+	}
+	ended := make(chan string, 4*users)
+	f.log.on = func(e logEvent) {
+		if e.name == maillog.EventMoved && e.attrs["from"] == "local" && e.attrs["to"] == "sent" {
+			ended <- e.attrs["recipient"]
+		}
+	}
+	f.q.forwarding.Run, f.q.local.Run, f.q.commands.Run = f.q.runForwarding, f.q.runLocal, f.q.runLocal
+	f.send("s@remote.test", to...)
+
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	stopped := make(chan error, 1)
+	go func() { stopped <- f.q.Run(ctx) }()
+	wait := func(what string, c <-chan struct{}) {
+		t.Helper()
+		select {
+		case <-c:
+		case <-ctx.Done():
+			t.Fatalf("%s: not within a minute", what)
+		}
+	}
+	for range parallelCommands {
+		wait("a command", started)
+	}
+	f.send("s@remote.test", "alice")
+	f.q.Rescan()
+	select {
+	case <-ended:
+	case <-ctx.Done():
+		t.Fatal("alice gets no mail while commands of others hang")
+	}
+	if n := len(started); n > 0 {
+		t.Errorf("%d commands more than %d run", n, parallelCommands)
+	}
+	close(release)
+	for range users {
+		select {
+		case <-ended:
+		case <-ctx.Done():
+			t.Fatal("not all commands have ended")
+		}
+	}
+	cancel()
+	if err := <-stopped; err != nil {
+		t.Error(err)
+	}
+}
+
+// TestInTurn: what may have been cut off comes first, then what goes to one place
+// stands together, in the order in which it came.
+func TestInTurn(t *testing.T) {
+	var jobs []*agent.Job
+	add := func(id string, suspect bool, kind spooldir.RecipientKind, target, source, detail string) {
+		jobs = append(jobs, &agent.Job{Kind: kind, Target: target, Source: source, Detail: detail, Message: localwriter.Message{ID: id, Suspect: suspect}})
+	}
+	add("8", false, spooldir.File, "/b", "forward", "")
+	add("3", false, spooldir.Mailbox, "", "", "")
+	add("5", false, spooldir.Mailbox, "", "", "detail")
+	add("6", false, spooldir.File, "/a", "aliases", "")
+	add("2", true, spooldir.File, "/b", "forward", "")
+	add("4", false, spooldir.Mailbox, "", "", "")
+	add("7", false, spooldir.File, "/a", "forward", "")
+	add("1", true, spooldir.Mailbox, "", "", "")
+	add("9", false, spooldir.File, "/b", "forward", "")
+	slices.SortStableFunc(jobs, inTurn)
+	got := ""
+	for _, j := range jobs {
+		got += j.Message.ID
+	}
+	if got != "123456789" {
+		t.Errorf("in the order %s", got)
+	}
+}
