@@ -149,7 +149,7 @@ func TestHostile(t *testing.T) {
 			})
 			clock := newFakeClock()
 			var trouble []error
-			r := remoteOf(t, RemoteOptions{Starter: s, Mailbox: "mbox:~/m", Clock: clock, Trouble: func(user string, role Role, err error) {
+			r := remoteOf(t, RemoteOptions{Starter: s, Mailbox: "maildir:~/m", Clock: clock, Trouble: func(user string, role Role, err error) {
 				if user != "alice" || role != UserRole {
 					t.Errorf("%s, %s", user, role)
 				}
@@ -249,7 +249,7 @@ func TestStoppedAgent(t *testing.T) {
 			reading <- true
 			<-ctx.Done() // SIGSTOP, until SIGKILL
 		}
-		r := remoteOf(t, RemoteOptions{Starter: s, Mailbox: "mbox:~/m", Clock: clock, Idle: time.Hour})
+		r := remoteOf(t, RemoteOptions{Starter: s, Mailbox: "maildir:~/m", Clock: clock, Idle: time.Hour})
 		ended := make(chan struct{})
 		var err error
 		began := clock.Now()

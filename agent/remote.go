@@ -159,8 +159,13 @@ func agentError(u passwd.User, err error) error {
 // Deliver implements Agent. Jobs for the same role that follow each other go to
 // an agent together, which shares syncs among them as Own does.
 func (r *Remote) Deliver(ctx context.Context, u passwd.User, jobs []*Job, done func(*Job)) {
+	unfinished := false
 	for len(jobs) > 0 {
-		if err := r.refuse(u, jobs[0]); err != nil {
+		err := r.refuse(u, jobs[0])
+		if err == nil && unfinished && r.tears(jobs[0]) {
+			err = agentError(u, errors.New("an earlier message has to be finished first"))
+		}
+		if err != nil {
 			jobs[0].Err = err
 			done(jobs[0])
 			jobs = jobs[1:]
@@ -171,7 +176,7 @@ func (r *Remote) Deliver(ctx context.Context, u passwd.User, jobs []*Job, done f
 		for n < len(jobs) && n < maxBatch && RoleFor(r.options.Mailbox, jobs[n].Kind) == role && r.refuse(u, jobs[n]) == nil {
 			n++
 		}
-		r.deliver(ctx, u, role, jobs[:n], done)
+		unfinished = r.deliver(ctx, u, role, jobs[:n], done) || unfinished
 		jobs = jobs[n:]
 	}
 }
@@ -187,8 +192,9 @@ func (r *Remote) refuse(u passwd.User, j *Job) error {
 	return checkJob(j)
 }
 
-// deliver gives jobs to the agent of a role.
-func (r *Remote) deliver(ctx context.Context, u passwd.User, role Role, jobs []*Job, done func(*Job)) {
+// deliver gives jobs to the agent of a role. It reports whether any is left
+// unfinished.
+func (r *Remote) deliver(ctx context.Context, u passwd.User, role Role, jobs []*Job, done func(*Job)) (unfinished bool) {
 	rest, begun, err := r.try(ctx, u, role, jobs, false, done)
 	var again []*Job
 	for _, j := range rest {
@@ -202,11 +208,13 @@ func (r *Remote) deliver(ctx context.Context, u passwd.User, role Role, jobs []*
 		left, _, err := r.try(ctx, u, role, again, true, func(*Job) {})
 		for _, j := range left {
 			j.Err = fmt.Errorf("%w: %w", ErrUnfinished, err)
+			unfinished = true
 		}
 	}
 	for _, j := range rest {
 		done(j)
 	}
+	return unfinished
 }
 
 // tears reports whether an agent that ends in the middle of a job may leave a

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 
 	"dma/forward"
@@ -102,6 +103,35 @@ func TestAgain(t *testing.T) {
 
 // errDied stands for whatever says that an agent ended.
 var errDied = errors.New("died")
+
+// TestUnfinishedFirst: nothing comes behind what is unfinished but what leaves no
+// part of a message anywhere.
+func TestUnfinishedFirst(t *testing.T) {
+	s := &starter{}
+	var batches atomic.Int64
+	s.serve = func(ctx context.Context, conn *wire.Conn, key seatKey) {
+		Serve(ctx, conn, double{deliver: func(_ context.Context, jobs []*Job, done func(*Job)) {
+			if batches.Add(1) <= 2 {
+				conn.Close()
+			}
+			for _, j := range jobs {
+				done(j)
+			}
+		}}, alice, key.role)
+	}
+	r := remoteOf(t, RemoteOptions{Starter: s, Mailbox: "mbox:/var/mail/%u"})
+	jobs := append(testJobs(maxBatch+3, spooldir.Mailbox), testJobs(1, spooldir.Command)...)
+	jobs = append(jobs, testJobs(2, spooldir.Mailbox)...)
+	deliverAll(t, r, alice, jobs)
+	for i, j := range jobs {
+		if (j.Err == nil) != (j.Kind == spooldir.Command) || errors.Is(j.Err, ErrUnfinished) != (i < maxBatch) {
+			t.Errorf("job %d: %v", i, j.Err)
+		}
+	}
+	if n := batches.Load(); n != 3 {
+		t.Errorf("%d batches", n)
+	}
+}
 
 // TestNotAgain: the end of the queue process is no reason for another agent.
 func TestNotAgain(t *testing.T) {

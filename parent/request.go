@@ -74,10 +74,12 @@ func (s *session) serve(ctx context.Context) {
 	if s.worker == s.queue {
 		files = 1
 	}
+	// Twice as many as a Client asks at a time: it asks again as soon as it has
+	// an answer, which may be before the slot of that is free.
 	slots := map[byte]chan struct{}{
-		kindLookup:   make(chan struct{}, maxLookups),
-		kindStart:    make(chan struct{}, maxStarts),
-		kindPassword: make(chan struct{}, maxPasswords),
+		kindLookup:   make(chan struct{}, 2*maxLookups),
+		kindStart:    make(chan struct{}, 2*maxStarts),
+		kindPassword: make(chan struct{}, 2*maxPasswords),
 	}
 	slots[kindLookupID], slots[kindStop] = slots[kindLookup], slots[kindStart]
 	for {

@@ -257,7 +257,7 @@ func listenSocket(conf *config.Config) (*os.File, error) {
 		return nil, err
 	}
 	if len(sockets) == 0 {
-		// There is one such service on a host, whatever file it is configured by.
+		// It serves every user of the host, whatever file it is configured by.
 		return door.Listen(cmp.Or(conf.Door(), config.DefaultSocket))
 	}
 	for _, s := range sockets[1:] {

@@ -102,10 +102,23 @@ func (s *Spool) OpenAny(state State, name Name) (*Message, error) {
 // waiting for the other end of a FIFO or waking a device.
 func openRegular(path string) (*os.File, error) {
 	var fd int
-	err := ignoringEINTR(func() (err error) {
+	open := func() (err error) {
 		fd, err = unix.Open(path, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 		return err
-	})
+	}
+	err := ignoringEINTR(open)
+	if errors.Is(err, fs.ErrPermission) {
+		// The mode of an uncommitted file of another user keeps us out. It may be
+		// committed between the two looks.
+		var st unix.Stat_t
+		switch err2 := unix.Lstat(path, &st); {
+		case err2 != nil || st.Mode&unix.S_IFMT != unix.S_IFREG:
+		case uncommitted(uint32(st.Mode)):
+			return nil, ErrUncommitted
+		default:
+			err = ignoringEINTR(open)
+		}
+	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, ErrGone
@@ -113,12 +126,6 @@ func openRegular(path string) (*os.File, error) {
 		return nil, &CorruptError{path, "a symbolic link"}
 	case errors.Is(err, unix.ENXIO):
 		return nil, &CorruptError{path, "not a regular file"}
-	case errors.Is(err, fs.ErrPermission):
-		// The mode of an uncommitted file of another user keeps us out.
-		var st unix.Stat_t
-		if unix.Lstat(path, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFREG && uncommitted(uint32(st.Mode)) {
-			return nil, ErrUncommitted
-		}
 	}
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: path, Err: err}

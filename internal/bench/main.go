@@ -19,12 +19,16 @@ func main() {
 	queued := flag.Int("q", 5000, "messages for the rates of draining")
 	waiting := flag.Int("m", 20000, "messages that wait for the figures of memory")
 	beside := flag.Bool("p", false, "compare with Debian's Postfix and dma (Linux, root)")
+	local := flag.Bool("l", false, "compare local delivery with theirs (Linux, root)")
 	rounds := flag.Int("r", 3, "rounds of that comparison")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Minute)
 	defer cancel()
+	if *local {
+		os.Exit(compareLocal(ctx, max(*rounds, 1)))
+	}
 	if *beside {
 		os.Exit(compare(ctx, max(*rounds, 1)))
 	}

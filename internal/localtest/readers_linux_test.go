@@ -11,7 +11,7 @@ import (
 	"dma/internal/peertest"
 )
 
-// Mail readers take messages out of the mailbox while 500 arrive. In the end
+// Mail readers take messages out of the mailbox while hundreds arrive. In the end
 // each message is in one place, whole. Those that change the mailbox take turns:
 // they hold no lock while a person looks at it, and each takes for granted that
 // others append only. Dovecot's own delivery and those that only look are there
@@ -27,7 +27,7 @@ func TestReaders(t *testing.T) {
 			}
 		})
 	})
-	t.Run("Dovecot", func(t *testing.T) { readers(t, 500, 50, 3, (*box).doveadm, (*box).look) })
+	t.Run("Dovecot", func(t *testing.T) { readers(t, 300, 30, 3, (*box).doveadm, (*box).look) })
 }
 
 // box is a mailbox that programs read.
