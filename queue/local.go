@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -81,10 +80,9 @@ func (q *Queue) runLocal(ctx context.Context, user string, names []spooldir.Name
 		}
 		jobs, messages = append(jobs, job), append(messages, m)
 	}
-	if len(jobs) == 0 {
+	if jobs = q.ready(u.Name, jobs); len(jobs) == 0 {
 		return
 	}
-	slices.SortStableFunc(jobs, inTurn)
 	next := 0
 	q.agent.Deliver(ctx, u, jobs, func(job *agent.Job) {
 		// In the order of jobs, each as soon as it is decided: a command that
@@ -94,7 +92,7 @@ func (q *Queue) runLocal(ctx context.Context, user string, names []spooldir.Name
 		if ctx.Err() != nil && errors.Is(job.Err, ctx.Err()) {
 			return // cut off by the end of the process: it stays where it is
 		}
-		if err := q.finishLocal(ctx, m, job); err != nil {
+		if err := q.finishLocal(ctx, u.Name, m, job); err != nil {
 			q.trouble(spooldir.Local, m.Name(job.Message.Recipient), err)
 			q.pause(spooldir.Local, m.Name(job.Message.Recipient))
 		}
@@ -154,8 +152,14 @@ func (q *Queue) job(ctx context.Context, m *spooldir.Message, n int) (*agent.Job
 }
 
 // finishLocal records what came of a delivery.
-func (q *Queue) finishLocal(ctx context.Context, m *spooldir.Message, job *agent.Job) error {
+func (q *Queue) finishLocal(ctx context.Context, user string, m *spooldir.Message, job *agent.Job) error {
 	n := job.Message.Recipient
+	place := placeOf(user, job)
+	if errors.Is(job.Err, agent.ErrUnfinished) && q.isUnfinished(place, m.Name(n)) {
+		q.doubt(m.ID)
+		return job.Err
+	}
+	defer q.isFinished(place, m.Name(n))
 	r := result{n: n, relay: "local"}
 	var trouble *localwriter.Error
 	switch {

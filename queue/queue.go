@@ -69,8 +69,9 @@ type Queue struct {
 	onFlush    func()
 	journals   deliveries
 	told       troubles
-	removed    map[string]bool   // names in local that are delivered, and that the full disk let go of no other way
-	unrecorded map[string]result // of names in local that are delivered, which the disk did not let anybody record
+	removed    map[string]bool         // names in local that are delivered, and that the full disk let go of no other way
+	unfinished map[string][]unfinished // by place, in the order in which they were begun
+	unrecorded map[string]result       // of names in local that are delivered, which the disk did not let anybody record
 	stopping   <-chan struct{}
 }
 
@@ -111,7 +112,8 @@ func New(o Options) *Queue {
 		users: o.Users, agent: o.Agent, watcher: o.Watcher, syncer: o.Syncer, onFlush: o.OnFlush,
 		started: time.Now(), fresh: make(map[string]bool), gathered: make(map[string]spooldir.Name),
 		released: make(map[string]map[int]time.Time), unrecorded: make(map[string]result),
-		told: make(troubles), removed: make(map[string]bool),
+		unfinished: make(map[string][]unfinished),
+		told:       make(troubles), removed: make(map[string]bool),
 	}
 	q.mover = states.NewMover(o.Spool, states.Queue, o.Syncer, q.moved)
 	lanes := func(state spooldir.State, total int, run func(context.Context, string, []spooldir.Name)) *states.Lanes[spooldir.Name] {

@@ -110,8 +110,12 @@ func (c *call) runSeparated(ids *spooldir.Identities, until time.Duration) error
 		_ = manager.Ready() // with what there was
 		return parent.Options{}, err
 	}
-	context.AfterFunc(ctx, func() { _ = manager.Stopping() })
-	return c.runParent(ctx, log, setup.Purpose, options)
+	unasked := context.AfterFunc(ctx, func() { _ = manager.Stopping() })
+	err = c.runParent(ctx, log, setup.Purpose, options)
+	if unasked() { // it ends by itself
+		_ = manager.Stopping()
+	}
+	return err
 }
 
 // drainSeparated delivers what is due in a spool that all users share, and ends.

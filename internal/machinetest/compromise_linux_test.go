@@ -417,7 +417,7 @@ func TestQueueSandbox(t *testing.T) {
 		{evilOrder{Do: "open", Args: []string{"/tmp/x"}, N: unix.O_WRONLY | unix.O_CREAT}, "EACCES ENOENT"},
 		{evilOrder{Do: "open", Args: []string{"/dev/shm/x"}, N: unix.O_WRONLY | unix.O_CREAT}, "EACCES ENOENT"},
 		{evilOrder{Do: "symlink", Args: []string{"/etc/shadow", "/run/dma/x"}}, "EPERM EACCES"},
-		{evilOrder{Do: "open", Args: []string{"/run/dma/parent.lock"}}, "EACCES"},
+		{evilOrder{Do: "open", Args: []string{spoolDir + "/lock/parent"}}, "EACCES"},
 		{evilOrder{Do: "list", Args: []string{"/run/dma/agents"}}, "EACCES"},
 		{evilOrder{Do: "connect", Args: []string{"tcp", m.smarthost}}, "EPERM EACCES"},
 		{evilOrder{Do: "connect", Args: []string{"udp", "127.0.0.1:53"}}, "EPERM EACCES"},
@@ -515,7 +515,7 @@ func TestNetSandbox(t *testing.T) {
 		{evilOrder{Do: "chmod", Args: []string{at("remote/" + name)}, N: 0o600}, "EPERM"},
 		{evilOrder{Do: "list", Args: []string{"/home"}}, "EACCES"},
 		{evilOrder{Do: "list", Args: []string{"/var/mail"}}, "EACCES"},
-		{evilOrder{Do: "open", Args: []string{"/run/dma/parent.lock"}}, "EACCES"},
+		{evilOrder{Do: "open", Args: []string{spoolDir + "/lock/parent"}}, "EACCES"},
 		{evilOrder{Do: "list", Args: []string{"/run/dma/agents"}}, "EACCES"},
 		{evilOrder{Do: "open", Args: []string{"/tmp/x"}, N: unix.O_WRONLY | unix.O_CREAT}, "EACCES"},
 		// What it is there for works: the checks above can fail.

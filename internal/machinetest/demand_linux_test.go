@@ -276,6 +276,17 @@ func (s *systemd) idles() {
 	s.m.nobodyLeft()
 }
 
+// drainChannel takes out what is in a channel.
+func drainChannel(c <-chan struct{}) {
+	for {
+		select {
+		case <-c:
+		default:
+			return
+		}
+	}
+}
+
 // TestOnDemand: a service that is started when there is something to do ends by
 // itself when there is not, and no mail is overlooked at the moment when it ends.
 func TestOnDemand(t *testing.T) {
@@ -291,19 +302,24 @@ func TestOnDemand(t *testing.T) {
 	s.idles()
 	m.as("alice", "Subject: door 2\n\n", barred(dmaFile, "bob")...).want(t, 0)
 	s.await("mail by the second door", got("door 2"))
-	// At the moment when it ends: while it says so, and again while it goes.
-	select {
-	case <-s.stopping:
-	default:
-	}
-	for i := range 4 {
-		select {
-		case <-s.stopping:
-		case <-time.After(time.Minute):
-			_, starts, log := s.snapshot()
-			t.Fatalf("%d: the service does not end; started for %q\n%s", i, starts, log)
+	// At the moment when it ends: as its processes go, and when it says so.
+	for i := range 5 {
+		drainChannel(s.stopping)
+		s.await("service", func() bool { running, _, _ := s.snapshot(); return running })
+		if i%2 == 0 {
+			s.await("end of the queue process", func() bool {
+				_, found := m.find("role-queue")
+				running, _, _ := s.snapshot()
+				return !found || !running
+			})
+		} else {
+			select {
+			case <-s.stopping:
+			case <-time.After(time.Minute):
+				_, starts, log := s.snapshot()
+				t.Fatalf("%d: the service does not say that it ends; started for %q\n%s", i, starts, log)
+			}
 		}
-		time.Sleep(time.Duration(i) * 4 * time.Millisecond)
 		m.submit("alice", fmt.Sprint("late 1 ", i), "bob")
 		m.as("alice", fmt.Sprintf("Subject: late 2 %d\n\n", i), barred(dmaFile, "bob")...).want(t, 0)
 		s.await("late mail", func() bool { return got(fmt.Sprint("late 1 ", i))() && got(fmt.Sprint("late 2 ", i))() })

@@ -382,11 +382,9 @@ func (v *service) kill() {
 
 // process is a running process of dma-runner.
 type process struct {
-	pid      int
-	name     string            // its first argument
-	status   map[string]string // /proc/PID/status
-	threads  []int
-	children int
+	pid    int
+	name   string            // its first argument
+	status map[string]string // /proc/PID/status
 }
 
 // processes lists the running processes of dma-runner.
