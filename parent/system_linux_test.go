@@ -356,8 +356,8 @@ func TestSystemProcesses(t *testing.T) {
 		uid, gid, groups string
 		env              string
 	}{
-		{"dma-runner: queue", RoleQueue, "0 1 2 3 4 5 6 7", "601", "603", "603", path + "DMA_TEST=1\x00"},
-		{"dma-runner: net", RoleNet, "0 1 2 3 4 5 6 7", "602", "603", "603", path + "DMA_TEST=1\x00"},
+		{"dma-runner: queue", RoleQueue, "0 1 2 3 4 5 6 7 8", "601", "603", "603", path + "DMA_TEST=1\x00"},
+		{"dma-runner: net", RoleNet, "0 1 2 3 4 5 6 7 8", "602", "603", "603", path + "DMA_TEST=1\x00"},
 		{"dma-runner: agent bob", "bob.mailbox", "0 1 2 3 4 5 6", "5001", "8", "", path},
 		{"dma-runner: agent root", "root.mailbox", "0 1 2 3 4 5 6 7", "65534", "8", "", path},
 		{"dma-runner: agent ann", "ann.user", "0 1 2 3 4 5 6", "5000", "", "", path}, // of both roles, the one found
