@@ -129,6 +129,11 @@ func (a *Own) batch(ctx context.Context, u passwd.User, jobs []*Job) {
 		fail(err)
 		return
 	}
+	for _, j := range jobs {
+		if j.Message.Suspect && session.Mend(ctx, j.Message) != nil {
+			break // Append says why
+		}
+	}
 	var appended []*Job
 	for _, j := range jobs {
 		if j.Already, j.Err = session.Append(ctx, j.Message); j.Err == nil {

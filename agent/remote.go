@@ -81,9 +81,10 @@ const (
 var errClosed = errors.New("the queue process ends")
 
 // ErrUnfinished says that two agents, one after the other, ended in the middle
-// of a message for an mbox, or that the second could not be started. Some of the
-// message may stand there. It can be mended while nothing stands behind it, so
-// that the mbox gets nothing else before a Suspect delivery of this message.
+// of a message for an mbox, or that none could be started to look for a Suspect
+// one. Some of the message may stand there. It can be mended while nothing stands
+// behind it, so that the mbox is to get nothing else before a Suspect delivery of
+// this message.
 var ErrUnfinished = errors.New("it may stand there in part")
 
 // NewRemote makes a Remote.
@@ -199,9 +200,14 @@ func (r *Remote) deliver(ctx context.Context, u passwd.User, role Role, jobs []*
 	var again []*Job
 	for _, j := range rest {
 		j.Err = err
-		if begun && ctx.Err() == nil && r.tears(j) {
+		switch {
+		case ctx.Err() != nil || !r.tears(j):
+		case begun:
 			j.Err, j.Message.Suspect = nil, true
 			again = append(again, j)
+		case j.Message.Suspect:
+			j.Err = fmt.Errorf("%w: %w", ErrUnfinished, err)
+			unfinished = true
 		}
 	}
 	if len(again) > 0 {

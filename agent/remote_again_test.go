@@ -88,6 +88,15 @@ func TestAgain(t *testing.T) {
 					t.Errorf("job %d: %v, want %v", i, j.Err, test.rest)
 				}
 			}
+			if name == "no first one" {
+				starts = 0
+				one := testJobs(2, test.kind)
+				one[1].Message.Suspect = true
+				deliverAll(t, r, alice, one)
+				if errors.Is(one[0].Err, ErrUnfinished) || !errors.Is(one[1].Err, ErrUnfinished) || !errors.Is(one[1].Err, crash) {
+					t.Errorf("fresh: %v; suspect: %v", one[0].Err, one[1].Err)
+				}
+			}
 			if batches != test.batches {
 				t.Errorf("%d batches, want %d", batches, test.batches)
 			}

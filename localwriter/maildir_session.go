@@ -46,6 +46,9 @@ type pendingFile struct {
 	size int64
 }
 
+// Mend implements Session: a file in a Maildir is whole.
+func (s *maildirSession) Mend(context.Context, Message) error { return nil }
+
 // Append implements Session. The name of the file follows from the message, so
 // that doing it again does no harm.
 func (s *maildirSession) Append(ctx context.Context, m Message) (already bool, err error) {

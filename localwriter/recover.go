@@ -10,18 +10,46 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// Mend implements Session.
+func (s *mboxSession) Mend(ctx context.Context, m Message) error {
+	return failure("append to", s.box.Path, s.mendTail(ctx, m))
+}
+
+func (s *mboxSession) mendTail(ctx context.Context, m Message) error {
+	if err := errors.Join(s.failed, m.check(), ctx.Err(), s.flush()); err != nil {
+		return err
+	}
+	off, ok, err := s.seek(ctx, m)
+	if err != nil {
+		return err
+	}
+	if !ok {
+		return s.cutTail(m)
+	}
+	how, err := s.compare(m, off)
+	if err != nil || how.place != lost || off+how.size <= s.size {
+		return err
+	}
+	return s.cut(off)
+}
+
+// seek returns where the message begins.
+func (s *mboxSession) seek(ctx context.Context, m Message) (off int64, ok bool, err error) {
+	if s.found == nil {
+		if s.found, err = s.search(ctx); err != nil {
+			return 0, false, err
+		}
+	}
+	return s.find(ctx, m.key())
+}
+
 // recover looks for a Suspect message. Done tells that nothing is left to write;
 // otherwise the mailbox is ready to have the message appended.
 func (s *mboxSession) recover(ctx context.Context, m Message) (done, already bool, err error) {
 	if err := s.flush(); err != nil {
 		return false, false, err
 	}
-	if s.found == nil {
-		if s.found, err = s.search(ctx); err != nil {
-			return false, false, err
-		}
-	}
-	off, ok, err := s.find(ctx, m.key())
+	off, ok, err := s.seek(ctx, m)
 	if err != nil {
 		return false, false, err
 	}

@@ -253,3 +253,32 @@ func TestAlreadyIsSynced(t *testing.T) {
 	s.Close()
 	sameText(t, "mailbox", readFile(t, path), rendering(t, m))
 }
+
+// TestMend: what was cut off at the end of the mailbox goes before another message
+// that may have been cut off is put there, whichever comes first.
+func TestMend(t *testing.T) {
+	path := mboxPath(t)
+	torn, other := testMessage("torn", 1, awkward), testMessage("other", 1, "Subject: other\n\nbody\n")
+	r := rendering(t, torn)
+	for _, k := range []int{1, len(r) / 2, len(r) - 3} {
+		writeFile(t, path, before+r[:k])
+		s, err := OpenMbox(t.Context(), unsyncedMbox(path))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range []Message{other, torn} {
+			if err := s.Mend(t.Context(), suspect(m)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, m := range []Message{other, torn} {
+			if already, err := s.Append(t.Context(), suspect(m)); err != nil || already {
+				t.Fatal(already, err)
+			}
+		}
+		if err := errors.Join(s.Commit(), s.Close()); err != nil {
+			t.Fatal(err)
+		}
+		sameText(t, fmt.Sprintf("cut at %d of %d", k, len(r)), readFile(t, path), before+rendering(t, other)+r)
+	}
+}

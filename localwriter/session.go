@@ -9,6 +9,11 @@ import (
 
 // A Session is an open mailbox. It is used by one goroutine at a time.
 type Session interface {
+	// Mend removes what stands of a Suspect message at the end of the mailbox if
+	// the message was cut off there. It is called for all Suspect messages of a
+	// batch before one is appended: what stands behind a part keeps it there.
+	Mend(ctx context.Context, m Message) error
+
 	// Append puts one message behind those already there. It reports already
 	// when a Suspect message was found whole. Either way the message counts as
 	// delivered only when the next Commit returns nil. After an error nothing

@@ -22,8 +22,13 @@ const (
 	maxDoomed = 256 // killed, and not gone: hanging in the kernel, on a file system that does not answer
 )
 
-// nobodyUID is that of nobody where no such user is known.
-const nobodyUID = 65534
+// nobodyUID is that of nobody where no such user is known. Whatever group nobody
+// has, who writes for root has another one: a process cannot be traced by one
+// with another gid, so no other process of nobody's gets at root's mailbox.
+const (
+	nobodyUID = 65534
+	nobodyGID = 65533
+)
 
 // agents are those that live.
 type agents struct {
@@ -274,16 +279,16 @@ func listed(o Options, name string) bool {
 
 // nobody returns who writes the mailbox of root, which is opened for it.
 func nobody(ctx context.Context, o Options) (Account, error) {
-	a := Account{UID: nobodyUID, GID: nobodyUID}
+	a := Account{UID: nobodyUID, GID: nobodyGID}
 	u, err := o.Users.Lookup(ctx, "nobody")
 	switch {
 	case err == nil:
-		a = Account{UID: u.UID, GID: u.GID}
+		a.UID = u.UID
 	case !errors.Is(err, passwd.ErrUnknown):
 		return Account{}, err
 	}
-	if a.UID <= 0 || a.GID <= 0 || a.UID == o.Queue.UID || a.UID == o.Net.UID {
-		return Account{}, fmt.Errorf("user nobody (uid %d, gid %d) cannot write the mailbox of root", a.UID, a.GID)
+	if a.UID <= 0 || a.UID == o.Queue.UID || a.UID == o.Net.UID {
+		return Account{}, fmt.Errorf("user nobody (uid %d) cannot write the mailbox of root", a.UID)
 	}
 	return a, nil
 }

@@ -62,7 +62,7 @@ func users(extra ...passwd.User) fakeUsers {
 	for _, u := range append([]passwd.User{
 		{Name: "root", UID: 0, GID: 0, Home: "/root"}, {Name: "toor", UID: 0, GID: 0},
 		{Name: "dma", UID: queueUID, GID: mailGID}, {Name: "alsodma", UID: queueUID, GID: 5000}, {Name: "dmanet", UID: netUID, GID: mailGID},
-		{Name: "nobody", UID: 65534, GID: 65533}, {Name: "daemon", UID: 1, GID: 1}, {Name: "list", UID: 38, GID: 38}, {Name: "news", UID: 9, GID: 9},
+		{Name: "nobody", UID: 65534, GID: 65534}, {Name: "daemon", UID: 1, GID: 1}, {Name: "list", UID: 38, GID: 38}, {Name: "news", UID: 9, GID: 9},
 		{Name: "ann", UID: 5000, GID: 5000, Home: "/home/ann", Shell: "/bin/sh", Gecos: "Ann,\x00 Ö"},
 		{Name: "bob", UID: 5001, GID: 0}, {Name: "lost", UID: 5002, GID: 5002},
 	}, extra...) {

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -266,6 +267,8 @@ func (q *Queue) recover(ctx context.Context) error {
 	}, nil); err != nil {
 		return err
 	}
+	// The older first: what was cut off stands before what was to follow it.
+	slices.SortFunc(standing, func(a, b spooldir.Name) int { return strings.Compare(a.ID, b.ID) })
 	done := make(map[string]bool)
 	for _, n := range standing {
 		if done[n.ID] {

@@ -62,6 +62,10 @@ type Message struct {
 func (s *Spool) Open(state State, name Name) (*Message, error) {
 	path := s.file(state, name.file)
 	f, err := openRegular(path)
+	if errors.Is(err, ErrUncommitted) && state != New && state != Tmp {
+		// What is under way was committed: its owner has a descriptor of it.
+		err = &CorruptError{path, "its owner has made it unreadable"}
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -48,6 +48,7 @@ var actors = map[string]func(args []string) error{
 	"door":   actDoor,
 	"block":  actBlock,
 	"fifo":   actFIFO,
+	"steal":  actSteal,
 }
 
 func actorMain(args []string) int {
@@ -219,6 +220,25 @@ func actFIFO(args []string) error {
 		return err
 	}
 	defer f.Close()
+	<-until()
+	return nil
+}
+
+// actSteal takes descriptors 3 to 6 of a process, and holds them.
+func actSteal(args []string) error {
+	pid, err := strconv.Atoi(args[0])
+	if err != nil {
+		return err
+	}
+	process, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return err
+	}
+	for fd := 3; fd <= 6; fd++ {
+		if _, err := unix.PidfdGetfd(process, fd, 0); err != nil && !errors.Is(err, unix.EBADF) {
+			return fmt.Errorf("descriptor %d: %w", fd, err)
+		}
+	}
 	<-until()
 	return nil
 }

@@ -88,10 +88,12 @@ true
 		if err := os.Link(file, at); err != nil { // another file system: a copy of the same owner
 			text, err := os.ReadFile(file)
 			m.do(err)
-			m.write(at, string(text), 0o640)
+			copied := filepath.Join(spoolDir, "copied")
+			m.write(copied, string(text), 0o640)
 			if i == 0 {
-				m.do(os.Chown(at, 2001, 2001))
+				m.do(os.Chown(copied, 2001, 2001))
 			}
+			m.do(os.Rename(copied, at))
 		}
 	}
 	m.bothGetMail(v, "one")
