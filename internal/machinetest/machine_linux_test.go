@@ -464,7 +464,12 @@ func (v *service) empties(m *machine) {
 	v.t.Helper()
 	v.await("empty queue", func() bool {
 		// Twice: a child may have come where the first look had already been.
-		return len(m.queued()) == 0 && len(m.queued()) == 0
+		for range 2 {
+			if len(m.queued()) > 0 {
+				return false
+			}
+		}
+		return true
 	})
 }
 

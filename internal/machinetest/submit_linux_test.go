@@ -356,6 +356,7 @@ func TestSubmitEnvironment(t *testing.T) {
 		{"LD_PRELOAD=/home/alice/evil.so", "LD_LIBRARY_PATH=/home/alice", "LD_AUDIT=/home/alice/evil.so", "LD_DEBUG=all"},
 		{"GODEBUG=inittrace=1"}, {"GODEBUG=gctrace=1,schedtrace=1,scheddetail=1"}, {"GODEBUG=execerrdot=0,netdns=go+9"},
 		{"GODEBUG=dontfreezetheworld=1,invalidptr=0,asyncpreemptoff=1"},
+		{"GODEBUG=sbrk=1,gcstoptheworld=2"},
 		{"GOTRACEBACK=crash"}, {"GOGC=1"}, {"GOMEMLIMIT=1"}, {"GOMAXPROCS=1"}, {"GOCOVERDIR=/home/alice/tmp"},
 		{"TMPDIR=/home/alice/tmp", "TEMP=/home/alice/tmp"}, {"PATH=/home/alice/bin"}, {"PATH="}, {},
 		{"LOGNAME=root", "USER=root", "HOME=/root"}, {"LOGNAME=bob", "USER=bob"}, {"LOGNAME=nobody-of-that-name", "USER=nobody-of-that-name"},
