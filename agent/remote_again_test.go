@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -180,7 +181,11 @@ func TestShare(t *testing.T) {
 	r := remoteOf(t, RemoteOptions{Starter: s, Mailbox: "mbox:/var/mail/%u"})
 	user := func(i int) passwd.User { return passwd.User{Name: fmt.Sprintf("u%d", i), UID: 1000 + i} }
 	delivered := make(chan error)
+	var group sync.WaitGroup
+	t.Cleanup(group.Wait) // before the Remote is closed
 	deliver := func(i int, kind spooldir.RecipientKind, original string) {
+		group.Add(1)
+		defer group.Done()
 		jobs := testJobs(1, kind)
 		jobs[0].Original = original
 		r.Deliver(context.Background(), user(i), jobs, func(j *Job) { delivered <- j.Err })
@@ -237,15 +242,15 @@ func TestNoShare(t *testing.T) {
 		done(jobs[0])
 	}}, alice)}
 	r := remoteOf(t, RemoteOptions{Starter: s, Mailbox: "maildir:~/Maildir"})
-	delivered := make(chan bool)
+	var group sync.WaitGroup
 	for i := range 16 {
-		go r.Deliver(context.Background(), passwd.User{Name: fmt.Sprint(i), UID: 1000 + i}, testJobs(1, spooldir.Mailbox), func(*Job) { delivered <- true })
+		group.Go(func() {
+			r.Deliver(context.Background(), passwd.User{Name: fmt.Sprint(i), UID: 1000 + i}, testJobs(1, spooldir.Mailbox), func(*Job) {})
+		})
 	}
 	for range 16 {
 		<-hanging
 	}
 	close(end)
-	for range 16 {
-		<-delivered
-	}
+	group.Wait()
 }
