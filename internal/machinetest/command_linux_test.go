@@ -384,6 +384,7 @@ func TestAgentTrace(t *testing.T) {
 // its lock and its connection, and hold them beyond its end. That keeps back the
 // mail of that user alone, and until they are given back.
 func TestAgentSteal(t *testing.T) {
+	needLong(t)
 	m := newMachine(t, "COMMANDTIME 5s")
 	m.script("bob", "touch /home/bob/began\nwhile [ ! -e /home/bob/go ]; do sleep 0.1; done\n")
 	v := m.start()

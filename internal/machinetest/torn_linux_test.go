@@ -96,6 +96,7 @@ func TestTorn(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			conf := []string{"RETRY_MIN 1m"} // what failed is not to come back before the others
 			if name == "stopped" {
+				needLong(t)
 				conf = []string{"RETRY_MIN 1s", "RETRY_MAX 2s"}
 			}
 			m := newMachine(t, conf...)
