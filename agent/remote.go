@@ -201,7 +201,7 @@ func (r *Remote) deliver(ctx context.Context, u passwd.User, role Role, jobs []*
 	for _, j := range rest {
 		j.Err = err
 		switch {
-		case ctx.Err() != nil || !r.tears(j):
+		case ctx.Err() != nil || !r.tears(j) || errors.Is(err, ErrNotServed):
 		case begun:
 			j.Err, j.Message.Suspect = nil, true
 			again = append(again, j)

@@ -80,8 +80,13 @@ func TestQueueSendsGarbage(t *testing.T) {
 		{"an answer", evilOrder{Data: frame(1, 0, '=', "ok")}},
 	} {
 		if i > 0 {
+			old, _ := m.find(parent.RoleNet)
 			v.hangup()
 			e = next()
+			v.await("the next net process", func() bool {
+				p, ok := m.find(parent.RoleNet)
+				return ok && p.pid != old.pid
+			})
 		}
 		net, ok := m.find(parent.RoleNet)
 		tt.order.Do = "send"
