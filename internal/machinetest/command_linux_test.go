@@ -257,6 +257,7 @@ func TestCommandEnds(t *testing.T) {
 // Others' mail flows on, and in the end everything is there, in each mailbox
 // once.
 func TestAgentAttack(t *testing.T) {
+	needLong(t)
 	m := newMachine(t)
 	v := m.start()
 	for _, sig := range []syscall.Signal{syscall.SIGKILL, syscall.SIGSTOP, syscall.SIGTERM, syscall.SIGQUIT, syscall.SIGUSR1} {
