@@ -223,6 +223,9 @@ func TestSpoolForgery(t *testing.T) {
 	v.await("an end", func() bool { return len(m.in("new")) == 0 && len(m.in("local")) == 0 && len(m.in("forwarding")) == 0 })
 	v.await("carol's mail", func() bool { return subjects(m.mailbox("carol"))["by root"] == 1 })
 	m.bothGetMail(v, "after")
+	for _, path := range []string{"/home/bob/copy", "/home/bob/file"} {
+		v.await(path, func() bool { _, err := os.Stat(path); return err == nil })
+	}
 	ran := slices.DeleteFunc(x.stop(), ours)
 	for _, path := range ran {
 		if path != "/usr/bin/dash" && path != "/bin/dash" && path != dmaFile && path != "/usr/bin/cat" && !strings.HasSuffix(path, "/evil") {
