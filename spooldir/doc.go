@@ -17,7 +17,8 @@
 //	sent        done; its final line is not logged yet
 //	corrupt     cannot be a message; kept for a person
 //	log         one journal a message
-//	lock        one lock file a role: queue, net
+//	lock        one lock file a role: queue, net, and parent where these are
+//	            separated; logins, which relays have refused
 //
 // A spool belongs to one uid, which serves it and alone submits to it (Init), or
 // it is shared: every user submits to it by a setgid program, and the queue
