@@ -68,7 +68,7 @@ type Queue struct {
 	released   map[string]map[int]time.Time // when recipients went from tempfail to new, by id and number
 	flushed    time.Time                    // what failed before is due
 	onFlush    func()
-	journals   deliveries
+	journals   spooldir.Deliveries
 	told       troubles
 	removed    map[string]bool         // names in local that are delivered, and that the full disk let go of no other way
 	unfinished map[string][]unfinished // by place, in the order in which they were begun
@@ -223,7 +223,7 @@ func (q *Queue) housekeeping(ctx context.Context) {
 		}
 		journals, err := q.spool.CleanJournals()
 		for _, c := range journals {
-			q.journals.forget(path.Base(c.File))
+			q.journals.Forget(path.Base(c.File))
 			q.log.Cleaned(c.File + ": " + c.What)
 		}
 		if err != nil {

@@ -87,7 +87,7 @@ func (q *Queue) last(m *spooldir.Message) error {
 	delete(q.gathered, m.ID)
 	delete(q.released, m.ID)
 	q.mu.Unlock()
-	q.journals.forget(m.ID)
+	q.journals.Forget(m.ID)
 	return q.spool.RemoveJournal(m.ID)
 }
 

@@ -314,7 +314,7 @@ func (s *Spool) ReadJournal(id string) (*Journal, error) {
 	} else if info.Size() > maxJournal {
 		return nil, fmt.Errorf("%s has %d octets, more than is read", f.Name(), info.Size())
 	}
-	return parseJournal(f)
+	return parseJournal(io.LimitReader(f, maxJournal)) // it may grow meanwhile
 }
 
 func parseJournal(r io.Reader) (*Journal, error) {

@@ -1,4 +1,4 @@
-package queue
+package spooldir
 
 import (
 	"bufio"
@@ -7,22 +7,18 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"sync"
-	"syscall"
-
-	"dma/spooldir"
 )
 
 // longJournal is the size from which what a journal says is remembered, in
 // octets.
 const longJournal = 16 << 10
 
-// deliveries is what journals say of who is delivered. A long journal is read
+// Deliveries is what journals say of who is delivered. A long journal is read
 // on from where it ended the last time: a message for thousands of mailboxes is
 // asked about for each of them, and has a line more each time. The zero value is
-// ready.
-type deliveries struct {
+// ready; it may be used by several goroutines.
+type Deliveries struct {
 	mu   sync.Mutex
 	long map[string]*delivered // by message id
 }
@@ -35,11 +31,11 @@ type delivered struct {
 	numbers map[int]bool
 }
 
-// of reads the journal of a message as far as it is new, and returns whether a
+// Of reads the journal of a message as far as it is new, and returns whether a
 // recipient is delivered. A journal that is not there says nothing.
-func (d *deliveries) of(s *spooldir.Spool, id string) (func(n int) bool, error) {
-	f, err := os.OpenFile(filepath.Join(s.Path(), spooldir.LogDir, id), os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
-	if errors.Is(err, fs.ErrNotExist) {
+func (d *Deliveries) Of(s *Spool, id string) (func(n int) bool, error) {
+	f, err := openRegular(s.journal(id))
+	if errors.Is(err, ErrGone) {
 		return func(int) bool { return false }, nil
 	}
 	if err != nil {
@@ -47,11 +43,13 @@ func (d *deliveries) of(s *spooldir.Spool, id string) (func(n int) bool, error) 
 	}
 	defer f.Close()
 	info, err := f.Stat()
-	if err == nil && !info.Mode().IsRegular() {
-		err = fmt.Errorf("%s is not a regular file", f.Name())
-	}
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, err
+	case !info.Mode().IsRegular():
+		return nil, fmt.Errorf("%s is not a regular file", f.Name())
+	case info.Size() > maxJournal:
+		return nil, fmt.Errorf("%s has %d octets, more than is read", f.Name(), info.Size())
 	}
 	d.mu.Lock()
 	j := d.long[id]
@@ -92,8 +90,8 @@ func (j *delivered) readOn(f *os.File, info fs.FileInfo) error {
 			return err
 		}
 		j.read += int64(len(line))
-		e, err := spooldir.ParseEntry(line[:len(line)-1])
-		if err != nil || e.Event != spooldir.Delivered {
+		e, err := ParseEntry(line[:len(line)-1])
+		if err != nil || e.Event != Delivered {
 			continue
 		}
 		for _, n := range e.Recipients {
@@ -102,8 +100,8 @@ func (j *delivered) readOn(f *os.File, info fs.FileInfo) error {
 	}
 }
 
-// forget lets go of what is known of a message.
-func (d *deliveries) forget(id string) {
+// Forget lets go of what is known of a message.
+func (d *Deliveries) Forget(id string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	delete(d.long, id)
