@@ -1,7 +1,10 @@
 package machinetest
 
 import (
+	"context"
+	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -59,10 +62,9 @@ func TestPlaces(t *testing.T) {
 	ended := make(chan result, 1)
 	cmd := m.command("root", runnerBin, "drain")
 	go func() { ended <- m.run(cmd, "") }()
-	select {
-	case r := <-ended:
-		t.Errorf("the drain did not wait: %+v", r)
-	case <-time.After(200 * time.Millisecond): // long enough to fail now and then, if it does
+	m.awaitWaiter("drain", ended)
+	if left := m.in("new"); len(left) != 1 {
+		t.Errorf("who had no place worked: %q", m.queued())
 	}
 	release()
 	(<-ended).want(t, 0)
@@ -71,8 +73,38 @@ func TestPlaces(t *testing.T) {
 	}
 
 	release = m.holdParent("drain")
-	time.AfterFunc(200*time.Millisecond, release)
+	go func() {
+		m.awaitWaiter("run", nil)
+		release()
+	}()
 	m.start().stop()
+}
+
+// awaitWaiter waits until a dma-runner with the given command has the lock of the
+// parent open, which another one holds. Ended fails the test if it ends before.
+func (m *machine) awaitWaiter(command string, ended <-chan result) {
+	m.t.Helper()
+	ctx, cancel := context.WithTimeout(m.t.Context(), time.Minute)
+	defer cancel()
+	for {
+		if p, ok := m.find(command); ok {
+			files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", p.pid))
+			for _, f := range files {
+				if to, err := os.Readlink(f); err == nil && to == spoolDir+"/lock/parent" {
+					return
+				}
+			}
+		}
+		select {
+		case r := <-ended:
+			m.t.Errorf("%s did not wait: %+v", command, r)
+			return
+		case <-ctx.Done():
+			m.t.Errorf("%s does not wait for the lock", command)
+			return
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
 }
 
 // TestDrainWithoutWorker: a drain ends, with an error, where a worker cannot play
