@@ -44,11 +44,14 @@ type worker struct {
 	config *config.Config
 	spool  *spooldir.Spool
 	log    *maillog.Log
+	flush  *pipeEnd // see flushFile
+	counts *pipeEnd // see countFile
+	lock   *spooldir.RoleLock
 }
 
 // newWorker prepares a process that the parent has started. Its context ends
 // when the parent says so, or is gone.
-func newWorker(role string, policy func(*config.Config, *spooldir.Spool) sandbox.Policy) (*worker, func(), error) {
+func newWorker(role spooldir.Role, policy func(*config.Config, *spooldir.Spool) sandbox.Policy) (*worker, func(), error) {
 	w := &worker{log: logTo(os.Stderr)}
 	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	signal.Ignore(syscall.SIGHUP)
@@ -83,8 +86,15 @@ func newWorker(role string, policy func(*config.Config, *spooldir.Spool) sandbox
 	if err != nil {
 		return nil, cancel, err
 	}
-	w.log.Sandboxed(role, report.String())
-	return w, cancel, nil
+	w.log.Sandboxed(string(role), report.String())
+	if w.flush, err = inherited(flushFile, "flush"); err != nil {
+		return nil, cancel, err
+	}
+	if w.counts, err = inherited(countFile, "counts"); err != nil {
+		return nil, cancel, err
+	}
+	w.lock, err = w.spool.Lock(role, w.setup.Purpose)
+	return w, cancel, err
 }
 
 // pipeEnd is an end of a pipe that the parent has given. It never blocks.
@@ -107,7 +117,7 @@ func (p *pipeEnd) put(b []byte) { _, _ = unix.Write(p.fd, b) }
 // runQueueRole is the queue process of a separated service.
 func runQueueRole() error {
 	var included []string
-	w, cancel, err := newWorker("queue", func(c *config.Config, s *spooldir.Spool) sandbox.Policy {
+	w, cancel, err := newWorker(spooldir.QueueRole, func(c *config.Config, s *spooldir.Spool) sandbox.Policy {
 		// What cannot be read is said when it is needed.
 		aliases, _, _ := forward.LoadAliases(c.Aliases...)
 		included = folders(aliases)
@@ -117,19 +127,7 @@ func runQueueRole() error {
 	if err != nil {
 		return err
 	}
-	lock, err := w.spool.Lock(spooldir.QueueRole, w.setup.Purpose)
-	if err != nil {
-		return err
-	}
-	defer lock.Close()
-	flush, err := inherited(flushFile, "flush")
-	if err != nil {
-		return err
-	}
-	counts, err := inherited(countFile, "counts")
-	if err != nil {
-		return err
-	}
+	defer w.lock.Close()
 	c := w.config
 	h := newHalf(c, w.spool, w.log, queue.States()...)
 	defer h.watcher.Close()
@@ -140,7 +138,7 @@ func runQueueRole() error {
 		},
 	})
 	aliases := forward.NewAliasFile(c.Aliases...)
-	q := h.newQueue(w.client, agents, aliases, c.AliasUser, func() { flush.put([]byte{0}) })
+	q := h.newQueue(w.client, agents, aliases, c.AliasUser, func() { w.flush.put([]byte{0}) })
 
 	ctx, stop := context.WithCancel(w.ctx)
 	defer stop()
@@ -160,8 +158,8 @@ func runQueueRole() error {
 			}
 		})
 	}
-	context.AfterFunc(ctx, func() { counts.file.Close() })
-	group.Go(func() { readCounts(counts.file, h.metrics.Delivery) })
+	context.AfterFunc(ctx, func() { w.counts.file.Close() })
+	group.Go(func() { readCounts(w.counts.file, h.metrics.Delivery) })
 	group.Go(func() { h.writeMetrics(ctx) })
 	group.Go(func() {
 		if newFolder(ctx, forward.NewAliasFile(c.Aliases...), included) {
@@ -227,7 +225,7 @@ func newFolder(ctx context.Context, aliases *forward.AliasFile, open []string) b
 
 // runNetRole is the net process of a separated service.
 func runNetRole() error {
-	w, cancel, err := newWorker("net", func(c *config.Config, s *spooldir.Spool) sandbox.Policy {
+	w, cancel, err := newWorker(spooldir.NetRole, func(c *config.Config, s *spooldir.Spool) sandbox.Policy {
 		return sandbox.Net(sandbox.NetPaths{
 			Spool: s.Path(), SyncFiles: !s.FileSystem().Ordered,
 			Files: []string{c.AuthPath, c.CertFile, c.TLSPolicy, c.Rewrite, c.SenderRelay},
@@ -237,20 +235,8 @@ func runNetRole() error {
 	if err != nil {
 		return err
 	}
-	lock, err := w.spool.Lock(spooldir.NetRole, w.setup.Purpose)
-	if err != nil {
-		return err
-	}
-	defer lock.Close()
-	flush, err := inherited(flushFile, "flush")
-	if err != nil {
-		return err
-	}
-	counts, err := inherited(countFile, "counts")
-	if err != nil {
-		return err
-	}
-	h := newHalf(w.config, w.spool, maillog.Observed(w.log, func(d maillog.Delivery) { writeCount(counts, d) }), spooldir.Remote)
+	defer w.lock.Close()
+	h := newHalf(w.config, w.spool, maillog.Observed(w.log, func(d maillog.Delivery) { writeCount(w.counts, d) }), spooldir.Remote)
 	defer h.watcher.Close()
 	// It may not open the directories that it moves names to.
 	h.syncer = w.spool.NewSyncerFrom(spooldir.Remote, func(err error) { h.log.WorkerTrouble("sync", err) })
@@ -259,11 +245,11 @@ func runNetRole() error {
 		password = w.client.Password
 	}
 	r := h.newRelay(password)
-	context.AfterFunc(w.ctx, func() { flush.file.Close() })
+	context.AfterFunc(w.ctx, func() { w.flush.file.Close() })
 	go func() {
 		var buf [512]byte
 		for {
-			if _, err := flush.file.Read(buf[:]); err != nil {
+			if _, err := w.flush.file.Read(buf[:]); err != nil {
 				return
 			}
 			r.Flush()
