@@ -26,7 +26,7 @@ type RemoteOptions struct {
 	CommandTime time.Duration // the limit of a command, which the agent keeps; 10 minutes if 0
 
 	Idle  time.Duration // how long an agent is kept for the next batch; 2 seconds if 0
-	Most  int           // agents at once; 16 if 0
+	Most  int           // agents at once, the idle ones too; 32 if 0
 	Clock states.Clock  // nil: that of the machine
 
 	// Trouble is told of agents that died while they were working, said what
@@ -96,7 +96,7 @@ func NewRemote(o RemoteOptions) *Remote {
 		o.Idle = 2 * time.Second
 	}
 	if o.Most <= 0 {
-		o.Most = 16
+		o.Most = 32
 	}
 	if o.Clock == nil {
 		o.Clock = states.SystemClock{}

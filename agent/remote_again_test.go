@@ -178,7 +178,7 @@ func TestShare(t *testing.T) {
 			}
 		},
 	}, alice)}
-	r := remoteOf(t, RemoteOptions{Starter: s, Mailbox: "mbox:/var/mail/%u"})
+	r := remoteOf(t, RemoteOptions{Starter: s, Mailbox: "mbox:/var/mail/%u", Most: 16})
 	user := func(i int) passwd.User { return passwd.User{Name: fmt.Sprintf("u%d", i), UID: 1000 + i} }
 	delivered := make(chan error)
 	var group sync.WaitGroup
@@ -241,7 +241,7 @@ func TestNoShare(t *testing.T) {
 		<-end
 		done(jobs[0])
 	}}, alice)}
-	r := remoteOf(t, RemoteOptions{Starter: s, Mailbox: "maildir:~/Maildir"})
+	r := remoteOf(t, RemoteOptions{Starter: s, Mailbox: "maildir:~/Maildir", Most: 16})
 	var group sync.WaitGroup
 	for i := range 16 {
 		group.Go(func() {

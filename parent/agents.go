@@ -18,7 +18,7 @@ import (
 )
 
 const (
-	maxAgents = 16  // at work at a time
+	maxAgents = 32  // that live, at work or kept for a moment
 	maxDoomed = 256 // killed, and not gone: hanging in the kernel, on a file system that does not answer
 )
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"os"
 	"reflect"
 	"slices"
@@ -278,16 +279,13 @@ func TestMaxAgents(t *testing.T) {
 	conn, _ := f.session(t, f.queue)
 	c := NewClient(conn)
 	for i := range maxAgents {
-		child, err := f.start(t, c, "user"+string(rune('0'+i/10))+string(rune('0'+i%10)), agent.UserRole)
-		if i < 10 {
-			child, err = f.start(t, c, "user"+string(rune('0'+i)), agent.UserRole)
-		}
+		child, err := f.start(t, c, fmt.Sprint("user", i), agent.UserRole)
 		if err != nil {
 			t.Fatal(i, err)
 		}
 		defer child.kill()
 	}
-	if _, err := f.start(t, c, "ann", agent.UserRole); err == nil || err.Error() != "16 agents are at work" {
+	if _, err := f.start(t, c, "ann", agent.UserRole); err == nil || err.Error() != fmt.Sprint(maxAgents, " agents are at work") {
 		t.Errorf("%v", err)
 	}
 	if err := c.StopAgent(context.Background(), "user3", agent.UserRole); err != nil {

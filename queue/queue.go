@@ -81,7 +81,7 @@ const (
 	parallelMessages = 8
 	parallelForwards = 4  // .forward files being read, of as many users
 	parallelAgents   = 12 // users whose mailboxes and files are written
-	parallelCommands = 8  // users whose commands run: of 16 agents 8 never have any
+	parallelCommands = 8  // users whose commands run: most agents never have any
 	agentBatch       = 64 // messages an agent gets at a time
 	laneItems        = 20000
 )
@@ -110,7 +110,7 @@ func States() []spooldir.State {
 func New(o Options) *Queue {
 	q := &Queue{
 		config: o.Config, spool: o.Spool, log: o.Log, clock: o.Clock, aliases: o.Aliases,
-		users: o.Users, agent: o.Agent, watcher: o.Watcher, syncer: o.Syncer, onFlush: o.OnFlush,
+		users: passwd.NewRecent(o.Users, o.Clock.Now), agent: o.Agent, watcher: o.Watcher, syncer: o.Syncer, onFlush: o.OnFlush,
 		started: time.Now(), fresh: make(map[string]bool), gathered: make(map[string]spooldir.Name),
 		released: make(map[string]map[int]time.Time), unrecorded: make(map[string]result),
 		unfinished: make(map[string][]unfinished),

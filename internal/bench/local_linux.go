@@ -18,8 +18,9 @@ import (
 // Figures of the comparison of local delivery.
 const (
 	localUsers    = 10
+	manyUsers     = 50
 	localMessages = 2000 // of 4 KiB, in turn to each user
-	forwarded     = 500  // to a .forward with two addresses and a command
+	fewerMessages = 500  // to a single user, to many, or to a .forward with two addresses and a command
 )
 
 // compareLocal measures how long dma, Postfix and C dma take for mail to users
@@ -69,13 +70,14 @@ type hosted struct {
 func (b *bed) local() {
 	systems := []*hosted{hostedOurs(b), hostedPostfix(b), hostedCDMA(b)}
 	for _, c := range []struct {
-		what              string
-		messages, arrives int
-		maildir, forward  bool
+		what string
+		load
 	}{
-		{"mbox", localMessages, localMessages, false, false},
-		{"Maildir", localMessages, localMessages, true, false},
-		{".forward with two addresses and a command", forwarded, 2 * forwarded, false, true},
+		{"mbox, 10 users", load{users: localUsers, messages: localMessages, arrives: localMessages}},
+		{"Maildir, 10 users", load{users: localUsers, messages: localMessages, arrives: localMessages, maildir: true}},
+		{"mbox, 1 user", load{users: 1, messages: fewerMessages, arrives: fewerMessages}},
+		{"mbox, 50 users", load{users: manyUsers, messages: fewerMessages, arrives: fewerMessages}},
+		{".forward with two addresses and a command", load{users: 3, messages: fewerMessages, arrives: 2 * fewerMessages, forward: true}},
 	} {
 		fmt.Printf("%d messages of 4 KiB, %d parallel submitters, until delivered: %s\n", c.messages, parallel, c.what)
 		rates, cpu := make(map[string][]float64), make(map[string]float64)
@@ -87,7 +89,7 @@ func (b *bed) local() {
 				if s.maildir != nil {
 					s.maildir(c.maildir)
 				}
-				took, used := s.measure(c.messages, c.arrives, c.maildir, c.forward)
+				took, used := s.measure(c.load)
 				rates[s.name] = append(rates[s.name], rate(c.messages, took))
 				cpu[s.name] += used.Seconds() * 1000 / float64(c.messages) / float64(b.rounds)
 			}
@@ -99,6 +101,14 @@ func (b *bed) local() {
 			}
 		}
 	}
+}
+
+// load is what a mail system is given to do.
+type load struct {
+	users             int
+	messages, arrives int
+	maildir           bool
+	forward           bool // all to user 0, whose .forward names two others
 }
 
 // middle is the median.
@@ -113,17 +123,17 @@ func (s *hosted) users() {
 	s.check(os.Chown(s.root.Path("var/mail"), 0, 8)) // mail
 	s.check(os.Chmod(s.root.Path("var/mail"), 0o775|os.ModeSetgid))
 	s.queue(s.root, "/home")
-	for i := range localUsers {
+	for i := range manyUsers {
 		s.root.User(user(i), 2001+i)
 	}
 }
 
 func user(i int) string { return "user" + strconv.Itoa(i) }
 
-// measure submits and waits for so many messages in the mailboxes. It returns how
+// measure submits messages and waits for them in the mailboxes. It returns how
 // long that took and the time of the processors.
-func (s *hosted) measure(messages, arrives int, maildir, forward bool) (took, used time.Duration) {
-	for i := range localUsers {
+func (s *hosted) measure(l load) (took, used time.Duration) {
+	for i := range l.users {
 		s.check(os.RemoveAll(s.root.Path("home", user(i), "Maildir")))
 		s.check(os.RemoveAll(s.root.Path("home", user(i), "ran")))
 		s.check(os.RemoveAll(s.root.Path("home", user(i), ".forward")))
@@ -131,30 +141,38 @@ func (s *hosted) measure(messages, arrives int, maildir, forward bool) (took, us
 		s.root.Own("var/mail/"+user(i), user(i), 0o600)
 		s.check(os.Chown(s.root.Path("var/mail", user(i)), 2001+i, 8))
 	}
-	if forward {
+	if l.forward {
 		s.root.Write("home/user0/.forward", "user1, user2\n\"|cat >/dev/null; echo x >>$HOME/ran\"\n")
 		s.root.Own("home/user0/.forward", "user0", 0o644)
 	}
-	message := []byte("Subject: a message\n\n" + strings.Repeat(strings.Repeat("x", 71)+"\n", 56))
+	message := "Subject: a message\n\n" + strings.Repeat(strings.Repeat("x", 71)+"\n", 56)
+	file := filepath.Join(s.TempDir(), "message")
+	s.check(os.WriteFile(file, []byte(message), 0o644))
 	before, start := s.cpu(), time.Now()
-	_, err := each(messages, func(i int) error {
-		to := user(i % localUsers)
-		if forward {
+	_, err := each(l.messages, func(i int) error {
+		to := user(i % l.users)
+		if l.forward {
 			to = user(0)
 		}
+		// Files, and no pipes that this process would have to serve meanwhile.
+		input, err := os.Open(file)
+		if err != nil {
+			return err
+		}
+		defer input.Close()
 		cmd := s.root.Command(s.sendmail, "-i", "-f", "user9@host.example", to)
-		cmd.Stdin = bytes.NewReader(message)
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("%s: %w: %s", s.name, err, out)
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = input, os.Stderr, os.Stderr
+		if err := cmd.Run(); err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
 		}
 		return s.ctx.Err()
 	})
 	s.check(err)
-	s.await(s.name+" to deliver all", func() bool { return s.arrived(arrives, len(message), maildir) })
-	if forward {
+	s.await(s.name+" to deliver all", func() bool { return s.arrived(l, len(message)) })
+	if l.forward {
 		s.await(s.name+" to run all commands", func() bool {
 			info, err := os.Stat(s.root.Path("home/user0/ran"))
-			return err == nil && info.Size() >= int64(2*messages)
+			return err == nil && info.Size() >= int64(2*l.messages)
 		})
 	}
 	return time.Since(start), s.cpu() - before
@@ -162,10 +180,10 @@ func (s *hosted) measure(messages, arrives int, maildir, forward bool) (took, us
 
 // arrived reports whether so many messages are in the mailboxes. It reads them
 // only when they are large enough.
-func (s *hosted) arrived(want, size int, maildir bool) bool {
+func (s *hosted) arrived(l load, size int) bool {
 	n, bytesThere := 0, int64(0)
-	for i := range localUsers {
-		if maildir {
+	for i := range l.users {
+		if l.maildir {
 			names, err := os.ReadDir(s.root.Path("home", user(i), "Maildir/new"))
 			if err != nil && !errors.Is(err, os.ErrNotExist) {
 				s.check(err)
@@ -175,18 +193,18 @@ func (s *hosted) arrived(want, size int, maildir bool) bool {
 			bytesThere += info.Size()
 		}
 	}
-	if maildir {
-		return n >= want
+	if l.maildir {
+		return n >= l.arrives
 	}
-	if bytesThere < int64(want)*int64(size) {
+	if bytesThere < int64(l.arrives)*int64(size) {
 		return false
 	}
-	for i := range localUsers {
+	for i := range l.users {
 		data, err := os.ReadFile(s.root.Path("var/mail", user(i)))
 		s.check(err)
 		n += bytes.Count(append([]byte("\n"), data...), []byte("\nFrom "))
 	}
-	return n >= want
+	return n >= l.arrives
 }
 
 // cpu is the time that all processes of the namespace have used, this one

@@ -11,11 +11,28 @@ import (
 // log is the service's.
 func (r *Root) StartPostfix(main, services string) *Service {
 	r.T.Helper()
-	r.Write("etc/postfix/main.cf", postfixMain+main)
+	r.Write("etc/postfix/main.cf", postfixBase(main)+main)
 	r.Write("etc/postfix/master.cf", postfixServices+services)
 	r.Write("etc/postfix/dynamicmaps.cf", r.Read("usr/share/postfix/dynamicmaps.cf"))
 	r.postfixFolders() // once more, for a queue that was bound over the first
 	return r.Start(r.Command("postfix", "start-fg"))
+}
+
+// postfixBase is the base of main.cf without the parameters that main sets, which
+// each command of Postfix would warn of.
+func postfixBase(main string) string {
+	set := make(map[string]bool)
+	for line := range strings.Lines(main) {
+		name, _, _ := strings.Cut(line, "=")
+		set[strings.TrimSpace(name)] = true
+	}
+	var base strings.Builder
+	for line := range strings.Lines(postfixMain) {
+		if name, _, _ := strings.Cut(line, "="); !set[strings.TrimSpace(name)] {
+			base.WriteString(line)
+		}
+	}
+	return base.String()
 }
 
 // postfixFolders makes the queue with the owners and modes that the installation
