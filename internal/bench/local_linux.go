@@ -65,6 +65,10 @@ type hosted struct {
 	sendmail string
 	maildir  func(on bool) // where mail is delivered; nil: it has mbox only
 	forwards bool          // it reads .forward
+
+	start   func() *peertest.Service // nil: whoever submits delivers
+	stop    func()
+	service *peertest.Service
 }
 
 func (b *bed) local() {
@@ -75,6 +79,7 @@ func (b *bed) local() {
 	}{
 		{"mbox, 10 users", load{users: localUsers, messages: localMessages, arrives: localMessages}},
 		{"Maildir, 10 users", load{users: localUsers, messages: localMessages, arrives: localMessages, maildir: true}},
+		{"mbox, 10 users, all queued before the service starts", load{users: localUsers, messages: localMessages, arrives: localMessages, queued: true}},
 		{"mbox, 1 user", load{users: 1, messages: fewerMessages, arrives: fewerMessages}},
 		{"mbox, 50 users", load{users: manyUsers, messages: fewerMessages, arrives: fewerMessages}},
 		{".forward with two addresses and a command", load{users: 3, messages: fewerMessages, arrives: 2 * fewerMessages, forward: true}},
@@ -83,7 +88,7 @@ func (b *bed) local() {
 		rates, cpu := make(map[string][]float64), make(map[string]float64)
 		for range b.rounds {
 			for _, s := range systems {
-				if c.maildir && s.maildir == nil || c.forward && !s.forwards {
+				if c.maildir && s.maildir == nil || c.forward && !s.forwards || c.queued && s.start == nil {
 					continue
 				}
 				if s.maildir != nil {
@@ -109,6 +114,7 @@ type load struct {
 	messages, arrives int
 	maildir           bool
 	forward           bool // all to user 0, whose .forward names two others
+	queued            bool // the time and the processors are measured from the start of the service
 }
 
 // middle is the median.
@@ -148,6 +154,9 @@ func (s *hosted) measure(l load) (took, used time.Duration) {
 	message := "Subject: a message\n\n" + strings.Repeat(strings.Repeat("x", 71)+"\n", 56)
 	file := filepath.Join(s.TempDir(), "message")
 	s.check(os.WriteFile(file, []byte(message), 0o644))
+	if l.queued {
+		s.stop()
+	}
 	before, start := s.cpu(), time.Now()
 	_, err := each(l.messages, func(i int) error {
 		to := user(i % l.users)
@@ -161,6 +170,9 @@ func (s *hosted) measure(l load) (took, used time.Duration) {
 		}
 		defer input.Close()
 		cmd := s.root.Command(s.sendmail, "-i", "-f", "user9@host.example", to)
+		if l.queued {
+			cmd.Args = slices.Insert(cmd.Args, 1, "-odq") // Postfix leaves it to the service anyway
+		}
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = input, os.Stderr, os.Stderr
 		if err := cmd.Run(); err != nil {
 			return fmt.Errorf("%s: %w", s.name, err)
@@ -168,6 +180,13 @@ func (s *hosted) measure(l load) (took, used time.Duration) {
 		return s.ctx.Err()
 	})
 	s.check(err)
+	if l.queued {
+		if s.arrived(load{users: l.users, arrives: 1}, 1) {
+			panic(failure(s.name + " delivers while its service is stopped"))
+		}
+		before, start = s.cpu(), time.Now()
+		s.service = s.start()
+	}
 	s.await(s.name+" to deliver all", func() bool { return s.arrived(l, len(message)) })
 	if l.forward {
 		s.await(s.name+" to run all commands", func() bool {
@@ -249,14 +268,15 @@ func hostedOurs(b *bed) *hosted {
 	b.queue(s.root, "/var/spool/dma")
 	s.root.Write("etc/dma/dma.conf", "")
 	s.root.Must(s.root.Command("dma-runner", "init"), "")
-	var service *peertest.Service
+	s.start = func() *peertest.Service { return s.root.Start(s.root.Command("dma-runner")) }
+	s.stop = func() { s.service.Stop() }
 	s.maildir = func(on bool) {
-		if service != nil {
-			service.Stop()
+		if s.service != nil {
+			s.stop()
 		}
 		s.root.Write("etc/dma/dma.conf", map[bool]string{true: "MAILBOX maildir:~/Maildir\n", false: ""}[on])
-		service = s.root.Start(s.root.Command("dma-runner"))
-		s.await("dma to start", func() bool { return strings.Contains(service.String(), "started") })
+		s.service = s.start()
+		s.await("dma to start", func() bool { return strings.Contains(s.service.String(), "started") })
 	}
 	return s
 }
@@ -266,8 +286,10 @@ func hostedPostfix(b *bed) *hosted {
 	s := &hosted{bed: b, name: "Postfix", root: peertest.NewRoot(b, peertest.Peers()), sendmail: "/usr/sbin/sendmail", forwards: true}
 	s.users()
 	b.queue(s.root, "/var/spool/postfix")
-	service := s.root.StartPostfix("mydestination = host.example\nmyorigin = host.example\nhome_mailbox =\nmailbox_delivery_lock = fcntl, dotlock\n", "127.0.0.1:25 inet n - n - - smtpd\n")
-	service.AwaitPort("127.0.0.1:25")
+	s.start = func() *peertest.Service { return s.root.Start(s.root.Command("postfix", "start-fg")) }
+	s.stop = func() { s.root.Must(s.root.Command("postfix", "stop"), "") }
+	s.service = s.root.StartPostfix("mydestination = host.example\nmyorigin = host.example\nhome_mailbox =\nmailbox_delivery_lock = fcntl, dotlock\n", "127.0.0.1:25 inet n - n - - smtpd\n")
+	s.service.AwaitPort("127.0.0.1:25")
 	s.maildir = func(on bool) {
 		s.root.Must(s.root.Command("postconf", "-e", "home_mailbox = "+map[bool]string{true: "Maildir/", false: ""}[on]), "")
 		s.root.Must(s.root.Command("postfix", "reload"), "")
