@@ -131,13 +131,18 @@ func (a *agents) kill(e *entry) {
 	}
 }
 
-// end asks those agents to end that live now, and kills those that have not
-// after grace. It returns when they are gone, or can not be made to go. Last
-// says that no other one is started.
-func (a *agents) end(clock Clock, grace time.Duration, last bool) {
+// living are the agents that live now. Last says that no other one is started.
+func (a *agents) living(last bool) []*entry {
 	a.mu.Lock()
+	defer a.mu.Unlock()
 	a.closing = a.closing || last
-	ending := slices.Clone(a.live)
+	return slices.Clone(a.live)
+}
+
+// end asks agents to end, and kills those that have not after grace. It returns
+// when they are gone, or can not be made to go.
+func (a *agents) end(clock Clock, grace time.Duration, ending []*entry) {
+	a.mu.Lock()
 	for _, e := range ending {
 		if e.child != nil {
 			e.tether.cut()

@@ -105,7 +105,7 @@ func (p *parent) run(ctx context.Context) error {
 		}
 	}
 	group.Wait()
-	p.agents.end(o.Clock, o.Grace, true)
+	p.agents.end(o.Clock, o.Grace, p.agents.living(true))
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.failed

@@ -71,8 +71,8 @@ func (p *parent) supervise(ctx context.Context, w *worker) {
 		err := p.work(ctx, w)
 		p.forget(w)
 		if w == p.queue {
-			// Nobody talks to its agents any more.
-			go p.agents.end(o.Clock, o.Grace, false)
+			// Nobody talks to its agents any more; the next one has others.
+			go p.agents.end(o.Clock, o.Grace, p.agents.living(false))
 		}
 		if ctx.Err() != nil {
 			return
