@@ -77,13 +77,25 @@ func (a *Own) Deliver(ctx context.Context, u passwd.User, jobs []*Job, done func
 		}
 		return
 	}
+	var torn []*Job // unfinished ones
 	for len(jobs) > 0 {
 		n := 1
 		for n < len(jobs) && samePlace(jobs[0], jobs[n]) {
 			n++
 		}
-		a.batch(ctx, u, jobs[:n])
+		// Whatever its detail, an mbox is one file.
+		first := jobs[0]
+		if i := slices.IndexFunc(torn, func(j *Job) bool { return j.Kind == first.Kind && j.Target == first.Target }); i >= 0 {
+			for _, j := range jobs[:n] {
+				j.Place, j.Err = torn[i].Place, localwriter.Behind(torn[i].Place)
+			}
+		} else {
+			a.batch(ctx, u, jobs[:n])
+		}
 		for _, j := range jobs[:n] {
+			if localwriter.Unfinished(j.Err, j.Message.Suspect) {
+				torn = append(torn, j)
+			}
 			done(j)
 		}
 		jobs = jobs[n:]

@@ -30,6 +30,7 @@ type mboxSession struct {
 	dirty   bool // Commit has something to make durable
 	newName bool // the name of the file may not be on disk yet
 	failed  error
+	torn    bool // the file may end with a part of a message: nothing comes behind it
 
 	atime time.Time // of the file, before it was read
 	read  bool      // the file was read, so that its atime may have changed
@@ -72,6 +73,9 @@ func (s *mboxSession) Append(ctx context.Context, m Message) (already bool, err 
 }
 
 func (s *mboxSession) append(ctx context.Context, m Message) (already bool, err error) {
+	if s.torn {
+		return false, Behind(s.box.Path)
+	}
 	if s.failed != nil {
 		return false, s.failed
 	}
@@ -82,8 +86,12 @@ func (s *mboxSession) append(ctx context.Context, m Message) (already bool, err 
 	if m.Suspect {
 		s.dirty, s.newName = true, true
 		done, already, err := s.recover(ctx, m)
-		if err != nil || done {
-			return already, err
+		if err != nil {
+			s.torn = true
+			return false, failure(opMend, s.box.Path, err)
+		}
+		if done {
+			return already, nil
 		}
 	}
 	// A full disk or a quota is to hit the message that it is too small for.
@@ -177,7 +185,7 @@ func (s *mboxSession) truncate(size, have int64) error {
 		err = s.f.Truncate(size)
 	}
 	if err != nil {
-		s.failed = fmt.Errorf("taking back what was written: %w", err)
+		s.failed, s.torn = fmt.Errorf("%w: %w", errTorn, err), true
 		return s.failed
 	}
 	s.size = size

@@ -39,6 +39,31 @@ func (e *Error) Error() string {
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
+// What was tried, where it says that an mbox may end with a part of a message.
+const (
+	opOpen     = "open mbox"
+	opMend     = "mend"
+	opTakeBack = "take back from"
+)
+
+// Unfinished reports whether err, of a delivery to an mbox, leaves it open
+// whether some of the message stands there as the last text: it could not be
+// taken back or, of a Suspect message, not be looked for. That is mended by the
+// next Suspect delivery, if nothing has come to stand behind it by then.
+func Unfinished(err error, suspect bool) bool {
+	var e *Error
+	if !errors.As(err, &e) {
+		return false
+	}
+	return e.Op == opTakeBack || suspect && (e.Op == opMend || e.Op == opOpen)
+}
+
+// Behind is the error of a message for an mbox that is not put there since an
+// earlier one is unfinished.
+func Behind(path string) error {
+	return &Error{Op: opMend, Path: path, Status: "4.2.0", Err: errors.New("an earlier message has to be finished first")}
+}
+
 // failure wraps err as a temporary Error, unless it is an Error already.
 func failure(op, path string, err error) error {
 	if err == nil {
@@ -47,6 +72,9 @@ func failure(op, path string, err error) error {
 	var e *Error
 	if errors.As(err, &e) {
 		return err
+	}
+	if errors.Is(err, errTorn) {
+		op = opTakeBack
 	}
 	return &Error{Op: op, Path: path, Status: statusOf(err), Err: err}
 }
@@ -71,6 +99,9 @@ var (
 
 	// errLocked is the cause when a lock is not to be had in time.
 	errLocked = errors.New("mailbox is locked")
+
+	// errTorn is the cause when what was written could not be taken back.
+	errTorn = errors.New("taking back what was written")
 )
 
 // printableLine makes one line of at most max bytes of s: everything outside

@@ -54,19 +54,19 @@ func OpenMbox(ctx context.Context, box Mbox) (Session, error) {
 		box.LockWait = 30 * time.Second
 	}
 	if !filepath.IsAbs(box.Path) {
-		return nil, failure("open", box.Path, fmt.Errorf("%w: path is not absolute", errUnsafe))
+		return nil, failure(opOpen, box.Path, fmt.Errorf("%w: path is not absolute", errUnsafe))
 	}
 	l, err := box.acquire(ctx)
 	if err != nil {
 		if box.File != nil {
 			box.File.Close()
 		}
-		return nil, failure("open", box.Path, err)
+		return nil, failure(opOpen, box.Path, err)
 	}
 	s := &mboxSession{box: box, sys: box.sys, lockedFile: *l, buf: make([]byte, 0, mboxBuffer)}
 	if err := s.start(); err != nil {
 		s.release()
-		return nil, failure("open", box.Path, err)
+		return nil, failure(opOpen, box.Path, err)
 	}
 	return s, nil
 }

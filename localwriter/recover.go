@@ -12,7 +12,7 @@ import (
 
 // Mend implements Session.
 func (s *mboxSession) Mend(ctx context.Context, m Message) error {
-	return failure("append to", s.box.Path, s.mendTail(ctx, m))
+	return failure(opMend, s.box.Path, s.mendTail(ctx, m))
 }
 
 func (s *mboxSession) mendTail(ctx context.Context, m Message) error {

@@ -18,7 +18,8 @@ type Session interface {
 	// when a Suspect message was found whole. Either way the message counts as
 	// delivered only when the next Commit returns nil. After an error nothing
 	// of this message stands in the mailbox, as far as that can be had; the
-	// messages before it are not touched.
+	// messages before it are not touched. Where it cannot be had, or is not
+	// known, the error is Unfinished and nothing more is appended.
 	Append(ctx context.Context, m Message) (already bool, err error)
 
 	// Commit makes everything durable that was appended since the last Commit.

@@ -155,7 +155,7 @@ func (q *Queue) job(ctx context.Context, m *spooldir.Message, n int) (*agent.Job
 func (q *Queue) finishLocal(ctx context.Context, user string, m *spooldir.Message, job *agent.Job) error {
 	n := job.Message.Recipient
 	place := placeOf(user, job)
-	if errors.Is(job.Err, agent.ErrUnfinished) && q.isUnfinished(place, m.Name(n)) {
+	if q.leftUnfinished(place, job) && q.isUnfinished(place, m.Name(n)) {
 		q.doubt(m.ID)
 		return job.Err
 	}

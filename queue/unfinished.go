@@ -1,9 +1,11 @@
 package queue
 
 import (
+	"errors"
 	"slices"
 
 	"dma/agent"
+	"dma/localwriter"
 	"dma/spooldir"
 )
 
@@ -78,6 +80,25 @@ func (q *Queue) standing(place string, known map[string]*agent.Job) []unfinished
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return slices.Clone(q.unfinished[place])
+}
+
+// leftUnfinished reports whether some of a message may stand at a place after an
+// attempt. What was left so before stays so until somebody has looked there.
+func (q *Queue) leftUnfinished(place string, j *agent.Job) bool {
+	switch {
+	case j.Err == nil, j.Kind == spooldir.Command, errors.Is(j.Err, agent.ErrUnlisted), errors.Is(j.Err, agent.ErrNotServed):
+		return false
+	case errors.Is(j.Err, agent.ErrUnfinished), localwriter.Unfinished(j.Err, j.Message.Suspect):
+		return true
+	}
+	var looked *localwriter.Error
+	if errors.As(j.Err, &looked) {
+		return false
+	}
+	name := nameOf(j).String()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return slices.ContainsFunc(q.unfinished[place], func(u unfinished) bool { return u.name.String() == name })
 }
 
 // isUnfinished notes that a delivery was left so, and reports whether it is to be

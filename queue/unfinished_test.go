@@ -1,12 +1,14 @@
 package queue
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strings"
 	"testing"
 
 	"dma/agent"
+	"dma/localwriter"
 	"dma/spooldir"
 )
 
@@ -18,13 +20,14 @@ func TestUnfinished(t *testing.T) {
 		*fixture
 		got   []string // ids that the agent got, and whether they were suspect
 		tears map[string]bool
+		errs  map[string]error // what else became of a delivery
 	}
 	setup := func(t *testing.T) *fixtureOf {
-		f := &fixtureOf{fixture: newFixture(t, memory(t)), tears: make(map[string]bool)}
+		f := &fixtureOf{fixture: newFixture(t, memory(t)), tears: make(map[string]bool), errs: make(map[string]error)}
 		f.agent.deliver = func(jobs []*agent.Job, done func(*agent.Job)) {
 			for _, j := range jobs {
 				f.got = append(f.got, fmt.Sprint(j.Message.ID[len(j.Message.ID)-2:], j.Message.Suspect))
-				if f.tears[j.Message.ID] {
+				if j.Err = f.errs[j.Message.ID]; f.tears[j.Message.ID] {
 					j.Err = fmt.Errorf("%w: died", agent.ErrUnfinished)
 				}
 				done(j)
@@ -87,6 +90,56 @@ func TestUnfinished(t *testing.T) {
 		clear(f.tears)
 		expect(t, "the first with the later one", run(f, bob, c, a), "1true")
 		expect(t, "then the second", run(f, bob, c, b), "1true 0false")
+	})
+	locked := &localwriter.Error{Op: "open mbox", Path: "/m", Status: "4.2.0", Err: errors.New("mailbox is locked")}
+	for about, err := range map[string]error{
+		"locked": locked, "not looked for": localwriter.Behind("/m"), "other trouble": errors.New("no .forward"),
+	} {
+		t.Run("torn, and then "+about, func(t *testing.T) {
+			f := setup(t)
+			a, b := local(f, bob), local(f, bob)
+			f.tears[a.ID] = true
+			run(f, bob, a)
+			delete(f.tears, a.ID)
+			f.errs[a.ID] = err
+			expect(t, "again", run(f, bob, a), "0true")
+			stand(t, f, a, "local")
+			expect(t, "a later one", run(f, bob, b), "")
+			delete(f.errs, a.ID)
+			expect(t, "both", run(f, bob, b, a), "1true 0false")
+			stand(t, f, a, "sent")
+			stand(t, f, b, "sent")
+		})
+	}
+	t.Run("torn, and then looked for", func(t *testing.T) {
+		f := setup(t)
+		a, b := local(f, bob), local(f, bob)
+		f.tears[a.ID] = true
+		run(f, bob, a)
+		delete(f.tears, a.ID)
+		f.errs[a.ID] = &localwriter.Error{Op: "append to", Path: "/m", Status: "4.3.1", Err: errors.New("full")}
+		run(f, bob, a)
+		stand(t, f, a, "tempfail")
+		expect(t, "a later one", run(f, bob, b), "0false")
+	})
+	t.Run("not taken back", func(t *testing.T) {
+		f := setup(t)
+		a, b := local(f, bob), local(f, bob)
+		f.errs[a.ID] = &localwriter.Error{Op: "take back from", Path: "/m", Status: "4.3.0", Err: errors.New("another program wrote to it")}
+		expect(t, "one", run(f, bob, a), "0false")
+		stand(t, f, a, "local")
+		expect(t, "a later one", run(f, bob, b), "")
+	})
+	t.Run("cut off by a kill, and then locked", func(t *testing.T) {
+		f := setup(t)
+		a, b, c := local(f, bob), local(f, bob), local(f, alice)
+		f.q.doubt(a.ID)
+		f.errs[a.ID], f.errs[c.ID] = locked, locked
+		expect(t, "one", run(f, bob, a), "0true")
+		stand(t, f, a, "local")
+		expect(t, "a later one", run(f, bob, b), "")
+		expect(t, "a fresh one", run(f, alice, c), "0false")
+		stand(t, f, c, "tempfail")
 	})
 	t.Run("taken away", func(t *testing.T) {
 		f := setup(t)
