@@ -38,6 +38,7 @@ func (s *session) poll(ctx context.Context) {
 type idleness struct {
 	clock  Clock
 	needed time.Duration // for which they have to be idle
+	stay   func() bool   // there is a reason to go on nevertheless; may be nil
 	end    func()
 
 	mu     sync.Mutex
@@ -63,7 +64,7 @@ func newIdleness(o Options, end func()) *idleness {
 	if !o.UntilIdle {
 		return nil
 	}
-	return &idleness{clock: o.Clock, needed: o.IdleFor, end: end, state: make(map[*worker]workState)}
+	return &idleness{clock: o.Clock, needed: o.IdleFor, stay: o.Stay, end: end, state: make(map[*worker]workState)}
 }
 
 // forget takes back what a worker said that has ended.
@@ -108,6 +109,10 @@ func (i *idleness) report(s *session, idle bool, activity, looks string) {
 			go w.send(message{kind: kindLook})
 		}
 	case i.looked && queue.looks != i.looks[0] && net.looks != i.looks[1]:
+		if i.stay != nil && i.stay() {
+			i.since, i.looked = now, false
+			return
+		}
 		i.end()
 	}
 }

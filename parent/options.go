@@ -71,6 +71,11 @@ type Options struct {
 	UntilIdle bool
 	IdleFor   time.Duration
 
+	// Stay is asked before Run returns for UntilIdle, if not nil: where it says
+	// so, Run goes on, and asks again when the workers have been idle for
+	// IdleFor once more. It may not wait. Fixed.
+	Stay func() bool
+
 	// Reload is called for each value of Hangup. The workers are restarted with
 	// what it returns; an error is logged and changes nothing. Fixed.
 	Hangup <-chan os.Signal
@@ -99,7 +104,7 @@ func (o Options) defaults() Options {
 // changed returns o with what Reload has returned.
 func (o Options) changed(by Options) Options {
 	by.Door, by.RunDir, by.Log, by.Clock, by.Grace = o.Door, o.RunDir, o.Log, o.Clock, o.Grace
-	by.UntilIdle, by.IdleFor = o.UntilIdle, o.IdleFor
+	by.UntilIdle, by.IdleFor, by.Stay = o.UntilIdle, o.IdleFor, o.Stay
 	by.Hangup, by.Reload, by.Ready, by.Alive = o.Hangup, o.Reload, o.Ready, o.Alive
 	return by
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"os/signal"
@@ -86,7 +87,14 @@ func (c *call) runSeparated(ids *spooldir.Identities, until time.Duration) error
 	if err != nil {
 		return err
 	}
-	options.UntilIdle, options.IdleFor = until >= 0, max(until, 0)
+	if options.UntilIdle, options.IdleFor = until >= 0, max(until, 0); options.UntilIdle {
+		fresh, err := os.Open(filepath.Join(c.config.SpoolDir, string(spooldir.New)))
+		if err != nil {
+			return err
+		}
+		defer fresh.Close()
+		options.Stay = func() bool { return holdsAny(fresh) }
+	}
 	if options.Door, err = listenSocket(c.config); err != nil {
 		return err
 	}
@@ -116,6 +124,18 @@ func (c *call) runSeparated(ids *spooldir.Identities, until time.Duration) error
 		_ = manager.Stopping()
 	}
 	return err
+}
+
+// holdsAny reports whether a directory holds anything: what the queue process
+// left in new, a name that its submitter has not committed or something that it
+// cannot move, would have a manager that watches new start the service again at
+// once and for ever.
+func holdsAny(dir *os.File) bool {
+	if _, err := dir.Seek(0, io.SeekStart); err != nil {
+		return false
+	}
+	names, _ := dir.Readdirnames(1)
+	return len(names) > 0
 }
 
 // drainSeparated delivers what is due in a spool that all users share, and ends.

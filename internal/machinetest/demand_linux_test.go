@@ -332,7 +332,26 @@ func TestOnDemand(t *testing.T) {
 	m.own("carol", "ready", "", 0o644)
 	s.await("delivery of mail that waited", func() bool { _, err := os.Stat("/home/carol/copy"); return err == nil && len(m.queued()) == 0 })
 	s.idles()
+	// What a submitter leaves in new that was killed has the service stay, instead
+	// of being started again and again, and end when it has gone.
+	left := filepath.Join(spoolDir, "new", "20260101T000000-0123456789abcdef.1-bob")
+	if err := os.WriteFile(left, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.await("service", func() bool { running, _, _ := s.snapshot(); return running })
+	_, before, _ := s.snapshot()
+	for i := range 3 {
+		m.submit("alice", fmt.Sprint("beside ", i), "bob")
+		s.await("mail beside it", got(fmt.Sprint("beside ", i)))
+	}
+	if err := os.Remove(left); err != nil {
+		t.Fatal(err)
+	}
+	s.idles()
 	_, starts, log := s.snapshot()
+	if len(starts) != len(before) {
+		t.Errorf("started for %q beside what was left in new", starts[len(before):])
+	}
 	t.Logf("started for %q", starts)
 	reasons := strings.Join(starts, " ")
 	if !strings.Contains(reasons, "new") || !strings.Contains(reasons, "socket") || !strings.Contains(reasons, "timer") {
