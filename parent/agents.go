@@ -225,7 +225,7 @@ func (p *parent) launch(e *entry, setup *agent.Setup, account Account, conn *os.
 	}
 	files[1], files[2] = t.setup, t.life
 	c, err := p.starter.start(spec{
-		title: "agent " + setup.User.Name, role: RoleAgent, account: account, env: environment(), files: files,
+		title: "agent " + setup.User.Name + " " + string(e.role), role: RoleAgent, account: account, env: environment(), files: files,
 	})
 	if err != nil {
 		t.failed()

@@ -206,7 +206,7 @@ func TestAgents(t *testing.T) {
 			if !reflect.DeepEqual(got.spec.account, tt.want) {
 				t.Errorf("%+v; want %+v", got.spec.account, tt.want)
 			}
-			if s := got.spec; s.worker || s.role != RoleAgent || s.title != "agent "+tt.user || slices.Contains(s.env, "X=1") {
+			if s := got.spec; s.worker || s.role != RoleAgent || s.title != "agent "+tt.user+" "+string(tt.role) || slices.Contains(s.env, "X=1") {
 				t.Errorf("%+v", s)
 			}
 			setup, err := agent.ReadSetup(got.conns[1])

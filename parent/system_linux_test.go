@@ -358,21 +358,13 @@ func TestSystemProcesses(t *testing.T) {
 	}{
 		{"dma-runner: queue", RoleQueue, "0 1 2 3 4 5 6 7 8", "601", "603", "603", path + "DMA_TEST=1\x00"},
 		{"dma-runner: net", RoleNet, "0 1 2 3 4 5 6 7 8", "602", "603", "603", path + "DMA_TEST=1\x00"},
-		{"dma-runner: agent bob", "bob.mailbox", "0 1 2 3 4 5 6", "5001", "8", "", path},
-		{"dma-runner: agent root", "root.mailbox", "0 1 2 3 4 5 6 7", "65534", "8", "", path},
-		{"dma-runner: agent ann", "ann.user", "0 1 2 3 4 5 6", "5000", "", "", path}, // of both roles, the one found
+		{"dma-runner: agent bob mailbox", "bob.mailbox", "0 1 2 3 4 5 6", "5001", "8", "", path},
+		{"dma-runner: agent root mailbox", "root.mailbox", "0 1 2 3 4 5 6 7", "65534", "8", "", path},
+		{"dma-runner: agent ann user", "ann.user", "0 1 2 3 4 5 6", "5000", "5000", "5000 7000", path},
 	} {
 		pid := all[tt.title]
 		f := fields(pid)
 		ids := func(id string) string { return strings.Join([]string{id, id, id, id}, " ") }
-		if tt.gid == "" { // the two of ann
-			switch f["Gid"] {
-			case ids("8"):
-				tt.gid = "8"
-			default:
-				tt.gid, tt.groups = "5000", "5000 7000"
-			}
-		}
 		if f["Uid"] != ids(tt.uid) || f["Gid"] != ids(tt.gid) || f["Groups"] != tt.groups {
 			t.Errorf("%s: uid %s, gid %s, groups %s", tt.title, f["Uid"], f["Gid"], f["Groups"])
 		}
@@ -498,7 +490,7 @@ func TestSystemKill(t *testing.T) {
 	s.expect("start ann user", "ok")
 	s.expect("start ann user", agent.ErrBusy.Error())
 	s.until("command", func() bool { return read(filepath.Join(s.dir, "fds.ann.user")) != "" })
-	ann := s.processes()["dma-runner: agent ann"]
+	ann := s.processes()["dma-runner: agent ann user"]
 	command := children(ann)
 	if len(command) != 1 {
 		t.Fatalf("the agent runs %v", command)
@@ -510,11 +502,11 @@ func TestSystemKill(t *testing.T) {
 	s.until("end of the command of a killed agent", func() bool { return !alive(command[0]) })
 
 	s.expect("start bob user", "ok")
-	bob := s.processes()["dma-runner: agent bob"]
+	bob := s.processes()["dma-runner: agent bob user"]
 	syscall.Kill(bob, syscall.SIGSTOP)
 	s.expect("stop bob user", "ok")
 	s.expect("start bob user", "ok")
-	bob = s.processes()["dma-runner: agent bob"]
+	bob = s.processes()["dma-runner: agent bob user"]
 	syscall.Kill(bob, syscall.SIGSTOP)
 	syscall.Kill(queue, syscall.SIGKILL)
 	s.until("end of the agents of a killed queue process", func() bool { return !alive(bob) })
@@ -541,7 +533,7 @@ func TestSystemKill(t *testing.T) {
 	s.expect("start ann user", "ok")
 	s.until("command", func() bool { return read(filepath.Join(s.dir, "fds.ann.user")) != "" })
 	all := s.processes()
-	all["command"] = children(all["dma-runner: agent ann"])[0]
+	all["command"] = children(all["dma-runner: agent ann user"])[0]
 	s.cmd.Process.Kill()
 	s.cmd.Wait()
 	for title, pid := range all {
@@ -567,7 +559,7 @@ func TestSystemStop(t *testing.T) {
 	if len(all) != 4 {
 		t.Errorf("%v", all)
 	}
-	for _, title := range []string{"dma-runner: net", "dma-runner: agent bob"} {
+	for _, title := range []string{"dma-runner: net", "dma-runner: agent bob mailbox"} {
 		syscall.Kill(all[title], syscall.SIGSTOP)
 	}
 	s.cmd.Process.Signal(syscall.SIGTERM)

@@ -186,7 +186,7 @@ func TestQueueAsksForOthers(t *testing.T) {
 	// None of them is more than it should be.
 	nobody := "65534"
 	for title, uid := range m.uids() {
-		want := map[string]string{"dma-runner: queue": "990", "dma-runner: net": "991", "dma-runner: agent carol": "2003", "dma-runner: agent alice": "2001", "dma-runner: agent root": nobody}[title]
+		want := map[string]string{"dma-runner: queue": "990", "dma-runner: net": "991", "dma-runner: agent carol mailbox": "2003", "dma-runner: agent carol user": "2003", "dma-runner: agent alice user": "2001", "dma-runner: agent root mailbox": nobody}[title]
 		if strings.Contains(title, "run") && !strings.Contains(title, ": ") {
 			want = "0"
 		}
