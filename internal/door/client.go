@@ -3,10 +3,13 @@ package door
 import (
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"dma/internal/wire"
 	"dma/spooldir"
@@ -58,15 +61,36 @@ func (c Client) List(each func(entry []byte) error) error {
 	return conn.Close()
 }
 
+// errHungUp is the cause where the server has said nothing before the connection
+// ended: a service took it, or left it at its socket, while it ended itself.
+var errHungUp = errors.New("the service has ended")
+
+// comeAgain reports whether a later attempt may end otherwise: the server has no
+// place now, or has ended and may be started again.
+func comeAgain(err error) bool {
+	var r *Refusal
+	return errors.As(err, &r) && r.Kind == Busy || errors.Is(err, errHungUp)
+}
+
+// hungUp makes errHungUp of the errors of a connection that the other end has
+// closed.
+func hungUp(err error) error {
+	for _, end := range []error{io.EOF, io.ErrUnexpectedEOF, unix.EPIPE, unix.ECONNRESET} {
+		if errors.Is(err, end) {
+			return fmt.Errorf("%w: %w", errHungUp, err)
+		}
+	}
+	return err
+}
+
 // ask connects, sends one frame and waits for the answer. Entries before it go
-// to each. It comes again while the server is busy. The connection is the
-// caller's to close.
+// to each. It comes again while the server is busy, and where it has ended before
+// it said anything. The connection is the caller's to close.
 func (c Client) ask(request []byte, want byte, each func([]byte) error) (*wire.Conn, error) {
 	until := time.Now().Add(busyTime)
 	for {
 		conn, err := c.askOnce(until, request, want, each)
-		var r *Refusal
-		if !errors.As(err, &r) || r.Kind != Busy || time.Now().After(until) {
+		if !comeAgain(err) || time.Now().After(until) {
 			return conn, err
 		}
 		time.Sleep(busyPause/2 + rand.N(busyPause))
@@ -79,8 +103,10 @@ func (c Client) askOnce(until time.Time, request []byte, want byte, each func([]
 		return nil, err
 	}
 	sent := send(conn, request)
+	heard := false
 	for {
 		payload, more, err := receive(conn, answerTime, want, each != nil)
+		heard = heard || err == nil
 		if err == nil && more {
 			if err = each(payload); err == nil {
 				continue
@@ -93,6 +119,9 @@ func (c Client) askOnce(until time.Time, request []byte, want byte, each func([]
 		var r *Refusal
 		if sent != nil && !errors.As(err, &r) {
 			err = sent
+		}
+		if !heard {
+			err = hungUp(err)
 		}
 		return nil, c.named(err)
 	}
@@ -153,8 +182,7 @@ func (c Client) Create(e *spooldir.Envelope) (*Draft, error) {
 	until := time.Now().Add(busyTime)
 	for {
 		d, err := c.create(until, frames)
-		var r *Refusal
-		if !errors.As(err, &r) || r.Kind != Busy || time.Now().After(until) {
+		if !comeAgain(err) || time.Now().After(until) {
 			return d, err
 		}
 		time.Sleep(busyPause/2 + rand.N(busyPause))
@@ -177,7 +205,7 @@ func (c Client) create(until time.Time, frames [][]byte) (*Draft, error) {
 	}
 	if err != nil {
 		conn.Close()
-		return nil, c.named(err)
+		return nil, c.named(hungUp(err)) // it has no message yet, and makes none without the commit
 	}
 	return d, nil
 }

@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"dma/internal/crashtest"
 	"dma/internal/crashtest/tinyfs"
 	"dma/internal/wire"
@@ -436,5 +438,86 @@ func TestShut(t *testing.T) {
 		if err == nil || errors.As(err, &r) || !strings.Contains(err.Error(), name) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// TestHangUp: a service that ends as it takes a connection, or has it waiting at
+// its socket, has the client come again, which submits once.
+func TestHangUp(t *testing.T) {
+	b := newBench(t, func(s *Server) {
+		s.o.List = func(int, bool) (iter.Seq[[]byte], error) { return slices.Values([][]byte{[]byte("entry")}), nil }
+	})
+	b.stop()
+	listener, err := Listen(b.client.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	const clients = 3 // of each kind
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() {
+		raw, err := listener.SyscallConn()
+		for range 4 * clients {
+			err = errors.Join(err, raw.Read(func(s uintptr) bool {
+				fd, _, err := unix.Accept(int(s))
+				if err == nil {
+					unix.Close(fd)
+				}
+				return err == nil
+			}))
+		}
+		if err != nil {
+			t.Error(err)
+		}
+		ended <- b.server.Serve(ctx, listener)
+	}()
+	var group sync.WaitGroup
+	var mu sync.Mutex
+	var ids []string
+	for range clients {
+		group.Go(func() {
+			id, err := submit(b.client, recipients(1), "Subject: s\n\ntext\n")
+			if err != nil {
+				t.Error(err)
+			}
+			mu.Lock()
+			ids = append(ids, id)
+			mu.Unlock()
+		})
+		for _, ask := range []func() error{b.client.Free, b.client.Flush, func() error { return b.client.List(func([]byte) error { return nil }) }} {
+			group.Go(func() {
+				if err := ask(); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	}
+	group.Wait()
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if got := b.names(); len(got) != clients || len(ids) != clients {
+		t.Errorf("%d messages are queued for %d submissions", len(got), len(ids))
+	}
+}
+
+// TestListBreaks: an error of the caller's over the first entry is no end of the
+// service, even if it looks like one.
+func TestListBreaks(t *testing.T) {
+	lists := 0
+	b := newBench(t, func(s *Server) {
+		s.o.List = func(int, bool) (iter.Seq[[]byte], error) {
+			lists++
+			return slices.Values([][]byte{[]byte("entry")}), nil
+		}
+	})
+	if err := b.client.List(func([]byte) error { return unix.EPIPE }); !errors.Is(err, unix.EPIPE) {
+		t.Error(err)
+	}
+	b.stop()
+	if lists != 1 {
+		t.Errorf("asked %d times", lists)
 	}
 }
