@@ -290,6 +290,23 @@ func receive[T any](t testing.TB, from <-chan T, what string) T {
 	}
 }
 
+// advanceUntil lets time pass until something that waits for it has happened,
+// whenever it begins to wait.
+func (f *fixture) advanceUntil(t testing.TB, done <-chan struct{}, what string) {
+	t.Helper()
+	over := time.After(limit)
+	for {
+		select {
+		case <-done:
+			return
+		case <-time.After(time.Millisecond):
+			f.clock.advance(time.Second)
+		case <-over:
+			t.Fatalf("no %s", what)
+		}
+	}
+}
+
 // run runs the parent until the test ends.
 func (f *fixture) run(t testing.TB) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())

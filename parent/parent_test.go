@@ -160,8 +160,7 @@ func TestGarbageKills(t *testing.T) {
 	if next := f.child(t); next.spec.role != RoleQueue {
 		t.Errorf("%+v", next.spec)
 	}
-	f.clock.advance(10 * time.Second)
-	receive(t, a.gone, "end of the agent")
+	f.advanceUntil(t, a.gone, "end of the agent")
 	if log := f.log.String(); !strings.Contains(log, "not a message of the protocol") {
 		t.Error(log)
 	}

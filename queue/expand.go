@@ -52,7 +52,22 @@ func (q *Queue) expand(m *spooldir.Message, n int, from spooldir.State, x expans
 // 3461 5.2.7): none when the child's recipients are reported themselves,
 // "expanded" for several targets, "delivered" for a list.
 func (q *Queue) replaced(m *spooldir.Message, n int, from spooldir.State, env *spooldir.Envelope, reason string, due dsn.Kind) error {
+	q.recordExpanded(m, n, from, env, reason, due)
 	parent := m.Name(n)
+	err := q.mover.Move(parent, from, spooldir.Sent, reason)
+	if err != nil && !errors.Is(err, spooldir.ErrGone) {
+		return err
+	}
+	if err := q.unordered(spooldir.Sent, parent); err != nil {
+		return err
+	}
+	q.bell(spooldir.New).Ring(env.Name(1))
+	return nil
+}
+
+// recordExpanded writes down that the committed child env stands in the place of
+// recipient n of m, and what report is due to the sender.
+func (q *Queue) recordExpanded(m *spooldir.Message, n int, from spooldir.State, env *spooldir.Envelope, reason string, due dsn.Kind) {
 	e := spooldir.Entry{
 		Time: q.clock.Now(), Event: spooldir.Expanded, Recipients: []int{n},
 		Status: "2.0.0", Relay: "forward", Reply: fmt.Sprintf("%s: child %s", reason, env.ID),
@@ -64,17 +79,22 @@ func (q *Queue) replaced(m *spooldir.Message, n int, from spooldir.State, env *s
 	q.log.Expanded(m.ID, n, m.Recipients[n-1].Address, env.ID, len(env.Recipients))
 	q.logAttempt(m, &e, n)
 	if err := q.spool.AppendJournal(m.ID, false, e); err != nil {
-		q.trouble(from, parent, err)
+		q.trouble(from, m.Name(n), err)
 	}
-	err := q.mover.Move(parent, from, spooldir.Sent, reason)
-	if err != nil && !errors.Is(err, spooldir.ErrGone) {
-		return err
+}
+
+// dueBy tells from the NOTIFY of a recipient and of the child in its place what
+// childEnvelope found due to the sender.
+func dueBy(parent, child *spooldir.Recipient) dsn.Kind {
+	before, _ := dsn.ParseNotify(parent.Notify)
+	after, _ := dsn.ParseNotify(child.Notify)
+	switch {
+	case before&dsn.Success == 0, after&dsn.Success != 0:
+		return 0
+	case after == 0: // only the members of a list ask for nothing themselves
+		return dsn.Delivered
 	}
-	if err := q.unordered(spooldir.Sent, parent); err != nil {
-		return err
-	}
-	q.bell(spooldir.New).Ring(env.Name(1))
-	return nil
+	return dsn.Expanded
 }
 
 // withoutFirst returns the content of a message without its first line if that
@@ -256,6 +276,17 @@ func (q *Queue) finishParent(ctx context.Context, m *spooldir.Message, parent sp
 	case spooldir.Child:
 		if !state.Waiting() {
 			return nil
+		}
+		if p != nil {
+			// A kill right after the commit has left the step without a record,
+			// and the sender without the report that only the record asks for.
+			journal, err := q.history(p)
+			if err != nil {
+				return err
+			}
+			if !journal.Has(spooldir.Expanded, parent.N) {
+				q.recordExpanded(p, parent.N, state, m.Envelope, "taken up again", dueBy(&p.Recipients[parent.N-1], &m.Recipients[0]))
+			}
 		}
 		if err := q.mover.Move(parent, state, spooldir.Sent, reason); err != nil {
 			return err

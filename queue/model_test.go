@@ -814,11 +814,15 @@ func (w *world) once(state spooldir.State, name spooldir.Name) {
 		w.stamp(w.file(state, name)) // the process wrote it just now
 	} else if w.inodes[name.ID] != ino {
 		w.inodes[name.ID] = ino
-		if kind, _ := spooldir.IDKind(name.ID); kind != spooldir.Delay || w.deaths == 0 {
-			w.complain("%s was made twice", name)
-		} else {
+		e := w.entities[key{name.ID, name.N}]
+		switch kind, _ := spooldir.IDKind(name.ID); {
+		case w.deaths > 0 && kind == spooldir.Delay:
 			// A kill may cost its being noted; then it is sent again.
-			w.entities[key{name.ID, name.N}].uncertain++
+			e.uncertain++
+		case w.deaths > 0 && e.removed:
+			// Nothing of it was left that could tell of it.
+		default:
+			w.complain("%s was made twice", name)
 		}
 	}
 }

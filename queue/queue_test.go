@@ -290,9 +290,17 @@ func TestDiscard(t *testing.T) {
 
 // TestExpandOnce kills the process between the commit of a child and its
 // parent's step. However the administrator moves either of them before the
-// process is back, there is one child.
+// process is back, there is one child, and the sender hears what he is due.
 func TestExpandOnce(t *testing.T) {
-	for _, test := range []struct {
+	aliases := []struct {
+		name, file string
+		due        dsn.Kind
+	}{
+		{"one", "al: x@remote.test", 0},
+		{"several", "al: x@remote.test, y@remote.test", dsn.Expanded},
+		{"list", "al: x@remote.test\nowner-al: bob", dsn.Delivered},
+	}
+	hands := []struct {
 		name string
 		hand func(f *fixture, parent, child spooldir.Name)
 	}{
@@ -302,48 +310,61 @@ func TestExpandOnce(t *testing.T) {
 			os.Link(f.file(spooldir.New, parent), f.file(spooldir.Tempfail, parent))
 		}},
 		{"child parked", func(f *fixture, _, child spooldir.Name) { f.move(child, spooldir.New, spooldir.Hold) }},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			f := newFixture(t, memory(t))
-			f.writeAliases("al: x@remote.test")
-			parent := f.send("s@remote.test", "al")[0]
-			f.log.on = func(e logEvent) {
-				if e.name == maillog.EventExpanded {
-					panic(killed{})
+	}
+	for _, alias := range aliases {
+		for _, test := range hands {
+			t.Run(alias.name+"/"+test.name, func(t *testing.T) {
+				f := newFixture(t, memory(t))
+				f.writeAliases(strings.Split(alias.file, "\n")...)
+				parent := f.submit(spooldir.Envelope{Sender: "s@remote.test", Recipients: []spooldir.Recipient{
+					{Address: "al", Notify: "SUCCESS,FAILURE"}}}, "Subject: x\n\n")[0]
+				f.log.on = func(e logEvent) {
+					if e.name == maillog.EventExpanded {
+						panic(killed{})
+					}
 				}
-			}
-			func() {
-				defer func() { recover() }()
-				f.handle(spooldir.New, parent)
-			}()
-			f.log.on = nil
-			kid := spooldir.NewName(spooldir.DeriveID(parent.ID, 1, spooldir.Child), 1, "x@remote.test")
-			if f.where(parent) != "new" || f.where(kid) != "new" {
-				t.Fatalf("the parent stands in %q, the child in %q", f.where(parent), f.where(kid))
-			}
-			test.hand(f, parent, kid)
-			f.start()
-			if err := f.q.recover(context.Background()); err != nil {
-				t.Fatal(err)
-			}
-			if got := f.where(parent); got != "sent" {
-				t.Errorf("the parent stands in %q", got)
-			}
-			if at := f.where(kid); at == "hold" {
-				f.move(kid, spooldir.Hold, spooldir.New)
-			}
-			f.step(spooldir.New, kid)
-			if got := f.where(kid); got != "remote" {
-				t.Errorf("the child stands in %q", got)
-			}
-			if len(f.names(spooldir.New)) != 0 {
-				t.Errorf("new holds %v", f.names(spooldir.New))
-			}
-		})
+				func() {
+					defer func() { recover() }()
+					f.handle(spooldir.New, parent)
+				}()
+				f.log.on = nil
+				kid := spooldir.NewName(spooldir.DeriveID(parent.ID, 1, spooldir.Child), 1, "x@remote.test")
+				if f.where(parent) != "new" || f.where(kid) != "new" {
+					t.Fatalf("the parent stands in %q, the child in %q", f.where(parent), f.where(kid))
+				}
+				test.hand(f, parent, kid)
+				f.start()
+				if err := f.q.recover(context.Background()); err != nil {
+					t.Fatal(err)
+				}
+				if got := f.where(parent); got != "sent" {
+					t.Errorf("the parent stands in %q", got)
+				}
+				f.step(spooldir.Sent, parent)
+				var report spooldir.Name
+				if alias.due != 0 {
+					report = spooldir.NewName(spooldir.DeriveID(parent.ID, 1, spooldir.Success), 1, "s@remote.test")
+					if m := f.open(spooldir.New, report); !strings.Contains(content(t, m), "\nAction: "+alias.due.String()+"\n") {
+						t.Errorf("report:\n%s", content(t, m))
+					}
+				}
+				if at := f.where(kid); at == "hold" {
+					f.move(kid, spooldir.Hold, spooldir.New)
+				}
+				f.step(spooldir.New, kid)
+				if got := f.where(kid); got != "remote" {
+					t.Errorf("the child stands in %q", got)
+				}
+				for _, n := range f.names(spooldir.New) {
+					if n != report && n.ID != kid.ID {
+						t.Errorf("new holds %v", n)
+					}
+				}
+			})
+		}
 	}
 }
 
-// TestForwarding takes a user's mail through the .forward.
 func TestForwarding(t *testing.T) {
 	f := newFixture(t, memory(t))
 	for _, test := range []struct {
