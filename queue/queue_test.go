@@ -589,7 +589,7 @@ func TestExpandAgain(t *testing.T) {
 			done(j)
 		}
 	}
-	for _, test := range []struct {
+	for i, test := range []struct {
 		source string
 		want   spooldir.Recipient
 	}{
@@ -601,7 +601,7 @@ func TestExpandAgain(t *testing.T) {
 				Kind: spooldir.Command, Address: "alice+d@host.test", User: "alice", Detail: "d", Target: "cmd", Source: test.source,
 				Original: "al", Notify: "FAILURE", ORCPT: "rfc822;al",
 			})
-			env.ID = spooldir.DeriveID(fmt.Sprintf("20400101T000000-%016x", len(test.source)*99+len(test.source[:2])), 1, spooldir.Child)
+			env.ID = spooldir.DeriveID(fmt.Sprintf("20400101T000000-%016x", 700+i), 1, spooldir.Child)
 			env.Depth = 3
 			env.Return, env.EnvelopeID = "HDRS", "e"
 			name := f.submit(env, "Delivered-To: alice+d@host.test\nDelivered-To: al@host.test\nSubject: x\n\nbody\n")[0]
@@ -1059,24 +1059,41 @@ func TestSuccessOnce(t *testing.T) {
 	}
 }
 
-// TestJournalSaysDelivered: a name that was moved by hand after its delivery
-// goes to sent wherever it is taken up.
+// TestJournalSaysDelivered: a name that was moved by hand after its delivery or
+// expansion goes to sent wherever it is taken up, and the sender is told of what
+// was done, whatever was written behind it.
 func TestJournalSaysDelivered(t *testing.T) {
-	for _, state := range []spooldir.State{spooldir.New, spooldir.Forwarding, spooldir.Local, spooldir.Tempfail} {
-		f := newFixture(t, memory(t))
-		f.agent.deliver = func([]*agent.Job, func(*agent.Job)) { t.Error("delivered again") }
-		name := f.send("", "alice")[0]
-		f.step(spooldir.New, name)
-		e := spooldir.Entry{Time: f.clock.now, Event: spooldir.Delivered, Recipients: []int{1}, Status: "2.0.0", Relay: "local"}
-		if err := f.spool.AppendJournal(name.ID, false, e); err != nil {
-			t.Fatal(err)
-		}
-		if state != spooldir.Forwarding {
-			f.move(name, spooldir.Forwarding, state)
-		}
-		f.step(state, name)
-		if got := f.where(name); got != "sent" {
-			t.Errorf("from %s it went to %q", state, got)
+	for _, event := range []spooldir.Event{spooldir.Delivered, spooldir.Expanded} {
+		for _, state := range []spooldir.State{spooldir.New, spooldir.Forwarding, spooldir.Local, spooldir.Tempfail} {
+			f := newFixture(t, memory(t))
+			f.agent.deliver = func([]*agent.Job, func(*agent.Job)) { t.Error("delivered again") }
+			f.agent.forward = func(passwd.User, string) (forward.Result, error) {
+				t.Error("forwarded again")
+				return forward.Result{}, nil
+			}
+			name := f.submit(spooldir.Envelope{Sender: "s@remote.test", Recipients: []spooldir.Recipient{{Address: "alice", Notify: "SUCCESS"}}}, "Subject: x\n\n")[0]
+			f.step(spooldir.New, name)
+			done := spooldir.Entry{Time: f.clock.now, Event: event, Recipients: []int{1}, Status: "2.0.0", Relay: "local", Reply: "it is done"}
+			later := spooldir.Entry{Time: f.clock.now, Event: spooldir.Deferred, Recipients: []int{1}, Status: "4.3.0", Relay: "local", Reply: "by another name"}
+			if err := f.spool.AppendJournal(name.ID, false, done, later); err != nil {
+				t.Fatal(err)
+			}
+			if state != spooldir.Forwarding {
+				f.move(name, spooldir.Forwarding, state)
+			}
+			f.step(state, name)
+			if got := f.where(name); got != "sent" {
+				t.Errorf("%s: from %s it went to %q", event, state, got)
+			}
+			f.step(spooldir.Sent, name)
+			report := f.names(spooldir.New)
+			if len(report) != 1 {
+				t.Fatalf("%s, %s: new holds %v", event, state, report)
+			}
+			text := content(t, f.open(spooldir.New, report[0]))
+			if !strings.Contains(text, "\nAction: "+string(event)+"\n") || !strings.Contains(text, "\nStatus: 2.0.0\n") || !strings.Contains(text, "it is done") {
+				t.Errorf("%s, %s: report\n%s", event, state, text)
+			}
 		}
 	}
 }

@@ -77,7 +77,11 @@ func (q *Queue) report(m *spooldir.Message, numbers []int, id, to string, what d
 		if d.Original == "" && rcpt.Original != "" {
 			d.Original = dsn.ORCPT{Type: "rfc822", Address: q.qualify(rcpt.Original)}.String()
 		}
-		if last := journal.Last(n); last != nil {
+		last := journal.Last(n)
+		if what != dsn.Failed && what != dsn.Delayed {
+			last = journal.Outcome(n)
+		}
+		if last != nil {
 			d.Status, d.LastAttempt = last.Status, last.Time
 			switch last.Relay {
 			case "", "none", "local", "forward", "list":

@@ -100,8 +100,8 @@ func (q *Queue) endRemoved(m *spooldir.Message, numbers []int) {
 	}
 }
 
-// delivered sorts out the recipients that the journal says are delivered,
-// moves them to sent and returns the others.
+// delivered sorts out the recipients that the journal says are delivered or
+// expanded, moves them to sent and returns the others.
 func (q *Queue) delivered(m *spooldir.Message, state spooldir.State, numbers []int) ([]int, error) {
 	is, err := q.journals.Of(q.spool, m.ID)
 	if err != nil {

@@ -106,7 +106,7 @@ func (q *Queue) successWanted(m *spooldir.Message, numbers []int) (map[dsn.Kind]
 				return nil, err
 			}
 		}
-		last := journal.Last(n)
+		last := journal.Outcome(n)
 		if last == nil || last.Relayed() || journal.Has(spooldir.Reported, n) {
 			continue
 		}
@@ -116,8 +116,6 @@ func (q *Queue) successWanted(m *spooldir.Message, numbers []int) (map[dsn.Kind]
 			kind = dsn.Expanded
 		case last.Event == spooldir.Delivered && last.Relay != "local" && !byLMTP(last):
 			kind = dsn.Relayed
-		case last.Event != spooldir.Delivered && last.Event != spooldir.Expanded:
-			continue
 		}
 		wanted[kind] = append(wanted[kind], n)
 	}

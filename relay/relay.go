@@ -208,7 +208,7 @@ func (r *Relay) gather(ctx context.Context, m *spooldir.Message) ([]int, *spoold
 	for _, n := range numbers {
 		var err error
 		switch {
-		case journal.Delivered(n), r.isUnrecorded(m.Name(n)):
+		case journal.Outcome(n) != nil, r.isUnrecorded(m.Name(n)):
 			err = r.mover.Move(m.Name(n), spooldir.Remote, spooldir.Sent, "the journal says delivered")
 		case r.isLocal(&m.Recipients[n-1]):
 			// A hand has put it here, or MAILBOX was lmtp: when it came: no other

@@ -14,7 +14,7 @@ import (
 // octets.
 const longJournal = 16 << 10
 
-// Deliveries is what journals say of who is delivered. A long journal is read
+// Deliveries is what journals say of who is delivered or expanded. A long journal is read
 // on from where it ended the last time: a message for thousands of mailboxes is
 // asked about for each of them, and has a line more each time. The zero value is
 // ready; it may be used by several goroutines.
@@ -32,7 +32,7 @@ type delivered struct {
 }
 
 // Of reads the journal of a message as far as it is new, and returns whether a
-// recipient is delivered. A journal that is not there says nothing.
+// recipient is done: delivered, or expanded into a child. A journal that is not there says nothing.
 func (d *Deliveries) Of(s *Spool, id string) (func(n int) bool, error) {
 	f, err := openRegular(s.journal(id))
 	if errors.Is(err, ErrGone) {
@@ -91,7 +91,7 @@ func (j *delivered) readOn(f *os.File, info fs.FileInfo) error {
 		}
 		j.read += int64(len(line))
 		e, err := ParseEntry(line[:len(line)-1])
-		if err != nil || e.Event != Delivered {
+		if err != nil || !e.binds() {
 			continue
 		}
 		for _, n := range e.Recipients {

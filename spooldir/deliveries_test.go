@@ -41,7 +41,11 @@ func TestDeliveries(t *testing.T) {
 		t.Error("without a journal")
 	}
 	write(line(Delivered, 1), os.O_CREATE)
+	write(line(Expanded, 7), os.O_APPEND)
 	write(line(Deferred, 2), os.O_APPEND)
+	if !is(7) {
+		t.Error("an expanded recipient")
+	}
 	if !is(1) || is(2) || len(d.long) != 0 {
 		t.Errorf("a short journal: %v, %v, remembered: %d", is(1), is(2), len(d.long))
 	}

@@ -22,9 +22,9 @@ import (
 // Event is what a journal line tells.
 type Event string
 
-// The events of a journal. Only Delivered binds: whoever takes a recipient up
-// that a Delivered line lists moves it to sent. The others are history, and
-// keep a sender from being told twice.
+// The events of a journal. Delivered and Expanded bind: whoever takes a recipient
+// up that such a line lists moves it to sent. The others are history, and keep a
+// sender from being told twice.
 const (
 	Queued    Event = "queued"    // the queue process saw the message for the first time
 	Expanded  Event = "expanded"  // into a child message
@@ -51,6 +51,9 @@ type Entry struct {
 	Owner      *int      // Queued: the uid that owns the message file
 	Uncertain  bool      // Deferred: the peer had the whole message and did not answer; it may have taken it
 }
+
+// binds reports whether who takes its recipients up moves them to sent.
+func (e *Entry) binds() bool { return e.Event == Delivered || e.Event == Expanded }
 
 // Relayed reports whether somebody else has to report the delivery.
 func (e *Entry) Relayed() bool { return e.DSN }
@@ -213,6 +216,7 @@ type Journal struct {
 type history struct {
 	attempts int
 	last     *Entry // the newest that has a status
+	outcome  *Entry // the newest that is an end
 	next     time.Time
 	events   map[Event]bool
 
@@ -246,6 +250,9 @@ func (j *Journal) about(n int) *history {
 
 func (h *history) add(e *Entry) {
 	h.events[e.Event] = true
+	if e.binds() {
+		h.outcome = e
+	}
 	if e.Event == Deferred || e.Event == Refused {
 		h.attempts++
 	}
@@ -260,6 +267,11 @@ func (h *history) add(e *Entry) {
 
 // Delivered reports whether recipient n is delivered.
 func (j *Journal) Delivered(n int) bool { return j.about(n).events[Delivered] }
+
+// Outcome returns the newest entry that says that nothing is left to do for
+// recipient n: that it is delivered, or that a committed child has taken its place.
+// It is nil if there is none.
+func (j *Journal) Outcome(n int) *Entry { return j.about(n).outcome }
 
 // Attempts returns how often recipient n was due in vain. Times at which its
 // destination's back-off refused it count: behind a host that is down for good

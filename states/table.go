@@ -73,7 +73,7 @@ func Table() []Step {
 	}
 	for _, s := range []spooldir.State{fresh, forwarding, local, remote, tempfail, hold} {
 		t = append(t,
-			Step{s, sent, both, "the journal says delivered, or a committed child names it as parent"},
+			Step{s, sent, both, "the journal says delivered or expanded, or a committed child names it as parent"},
 			Step{s, Gone, queue, "a committed bounce or success report names it as parent"})
 		if s != hold {
 			t = append(t, Step{s, hold, person, "parked"}, Step{hold, s, person, "released"})
