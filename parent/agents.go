@@ -23,8 +23,9 @@ const (
 )
 
 // nobodyUID is that of nobody where no such user is known. Whatever group nobody
-// has, who writes for root has another one: a process cannot be traced by one
-// with another gid, so no other process of nobody's gets at root's mailbox.
+// has, who writes for root has another one, this or that of the mailboxes: a process
+// cannot be traced by one with another gid, so no program of nobody's gets at
+// root's mailbox. To kill the writer, which delays root's mail, it has the right.
 const (
 	nobodyUID = 65534
 	nobodyGID = 65533

@@ -34,7 +34,7 @@ func separated(path string) (*spooldir.Identities, error) {
 	if os.Geteuid() != 0 {
 		return nil, nil
 	}
-	info, err := os.Lstat(path)
+	info, err := os.Stat(path)
 	if err != nil {
 		return nil, nil // who opens it says so
 	}
@@ -45,6 +45,9 @@ func separated(path string) (*spooldir.Identities, error) {
 	ids, err := identities()
 	if err != nil || ids.QueueUID != int(st.Uid) {
 		return nil, err
+	}
+	if link, err := os.Lstat(path); err != nil || link.Mode()&os.ModeSymlink != 0 {
+		return nil, exitf(exitConfig, "spool %s is a symbolic link, which could be turned while it is served; write the directory that it leads to as SPOOLDIR in dma.conf", path)
 	}
 	return &ids, nil
 }
@@ -239,7 +242,7 @@ func (c *call) parentOptions(worker workerSetup, ids *spooldir.Identities, log *
 // which ends by itself. Where a service has the place, or ctx ends, the lock is
 // nil; that is no error.
 func (c *call) lockParent(ctx context.Context, purpose string) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(c.config.SpoolDir, spooldir.LockDir, "parent"), os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
+	f, err := spooldir.OpenParentLock(c.config.SpoolDir)
 	if err != nil {
 		return nil, err
 	}

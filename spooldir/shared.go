@@ -63,6 +63,37 @@ func InitShared(path string, ids Identities) error {
 	return nil
 }
 
+// OpenParentLock opens the file by which one root process at a time serves the shared
+// spool at path, and makes it if there is none. It belongs to root and lies in a
+// directory of root's, in one that the queue process may change: it is not opened
+// where that has put something else in its place.
+func OpenParentLock(path string) (*os.File, error) {
+	name := filepath.Join(path, LockDir, "parent")
+	bad := func(err error) (*os.File, error) {
+		return nil, fmt.Errorf("%s: %w; stop the service, look who has changed the spool, and repair it with: dma-runner init", name, err)
+	}
+	dir, err := unix.Open(filepath.Dir(name), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return bad(err)
+	}
+	defer unix.Close(dir)
+	if have, err := attributesOf(dir); err != nil {
+		return bad(err)
+	} else if have.uid != 0 || have.mode&0o022 != 0 {
+		return bad(fmt.Errorf("its directory is %v, and has to be root's alone", have))
+	}
+	fd, err := unix.Openat(dir, "parent", unix.O_RDWR|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return bad(err)
+	}
+	f := os.NewFile(uintptr(fd), name)
+	if have, err := attributesOf(fd); err != nil || have.dir || have.uid != 0 {
+		f.Close()
+		return bad(fmt.Errorf("it is no file of root's: %v, %v", have, err))
+	}
+	return f, nil
+}
+
 // openDir makes a directory if there is none, open to nobody, and opens it.
 func openDir(at int, name string) (int, error) {
 	if err := unix.Mkdirat(at, name, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {

@@ -469,3 +469,49 @@ func TestLayoutManual(t *testing.T) {
 		t.Errorf("dma-spool(5) says\n%s\nand the program has\n%s", strings.Join(says, "\n"), strings.Join(has, "\n"))
 	}
 }
+
+// TestParentLock: what root opens in the spool is root's own, whatever the queue
+// process has put in the place of its directory.
+func TestParentLock(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		make func(lock, outside string) error // by the queue process, where lock was
+	}{
+		{name: "link", make: func(lock, outside string) error { return os.Symlink(outside, lock) }},
+		{name: "directory", make: func(lock, _ string) error { return os.Mkdir(lock, 0o755) }},
+		{name: "nothing", make: func(string, string) error { return nil }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s := newShared(t)
+			for range 2 { // made, and found
+				f, err := OpenParentLock(s.Path())
+				if err != nil {
+					t.Fatal(err)
+				}
+				f.Close()
+			}
+			lock, outside := filepath.Join(s.Path(), LockDir), t.TempDir()
+			if err := actor("dma").as(t, func() error {
+				if err := os.Rename(lock, lock+"x"); err != nil {
+					return err
+				}
+				return test.make(lock, outside)
+			}); err != nil {
+				t.Fatal(err)
+			}
+			f, err := OpenParentLock(s.Path())
+			if err == nil {
+				f.Close()
+				t.Fatal("it was opened")
+			}
+			if !strings.Contains(err.Error(), "dma-runner init") {
+				t.Errorf("no remedy: %v", err)
+			}
+			for _, dir := range []string{lock, outside} {
+				if left, _ := os.ReadDir(dir); len(left) != 0 {
+					t.Errorf("root has made %v in %s", left, dir)
+				}
+			}
+		})
+	}
+}

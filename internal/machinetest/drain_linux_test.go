@@ -135,3 +135,23 @@ func TestDrainOfOne(t *testing.T) {
 		t.Errorf("mailbox: %s, want %s", got, want)
 	}
 }
+
+// TestSpoolIsLink: a spool that users share is not served through a symbolic link,
+// and nothing runs there as anybody else instead.
+func TestSpoolIsLink(t *testing.T) {
+	m := newMachine(t)
+	m.submit("alice", "waits", "bob")
+	m.do(os.Symlink(spoolDir, "/var/spool/linked"))
+	t.Cleanup(func() { os.Remove("/var/spool/linked") })
+	m.write("/etc/dma/linked.conf", "SPOOLDIR /var/spool/linked\n", 0o644)
+	for _, command := range []string{"run", "drain"} {
+		r := m.root("", runnerBin, "-C", "/etc/dma/linked.conf", command)
+		if r.code != 78 || !strings.Contains(r.stderr, "/var/spool/linked is a symbolic link") || !strings.Contains(r.stderr, "SPOOLDIR") {
+			t.Errorf("%s: exit %d\n%s", command, r.code, r.stderr)
+		}
+	}
+	if left := m.in("new"); len(left) != 1 {
+		t.Errorf("it was served: %q", m.queued())
+	}
+	m.root("", runnerBin, "drain").want(t, 0)
+}
