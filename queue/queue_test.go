@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -815,6 +816,38 @@ func TestDelayNotice(t *testing.T) {
 		if got := f.where(n); got != "tempfail" {
 			t.Errorf("%s stands in %q", n, got)
 		}
+	}
+}
+
+// TestDelayNoticeOnce kills the process after a notice of delay is committed and
+// before that is noted: what is still under way is not made again.
+func TestDelayNoticeOnce(t *testing.T) {
+	f := newFixture(t, memory(t))
+	f.config.Retry.Max = 48 * time.Hour
+	f.start()
+	name := f.submit(spooldir.Envelope{Sender: "s@remote.test", Recipients: []spooldir.Recipient{{Address: "a@remote.test", Notify: "DELAY"}}}, "Subject: x\n\n")[0]
+	f.toTempfail(name, 24*time.Hour)
+	f.clock.advance(f.config.DelayNotice)
+	f.log.on = func(e logEvent) {
+		if e.name == maillog.EventBounced {
+			panic(killed{})
+		}
+	}
+	func() {
+		defer func() { recover() }()
+		f.handle(spooldir.Tempfail, name)
+	}()
+	f.log.on = nil
+	runtime.GC() // what the killed one held open is closed
+	notice := f.names(spooldir.New)
+	if len(notice) != 1 || f.journal(name.ID).Has(spooldir.Noticed, 1) {
+		t.Fatalf("new holds %v", notice)
+	}
+	f.start()
+	f.step(spooldir.New, notice[0])
+	f.step(spooldir.Tempfail, name)
+	if in := f.names(spooldir.New); len(in) != 0 || f.where(notice[0]) != "remote" || !f.journal(name.ID).Has(spooldir.Noticed, 1) {
+		t.Errorf("new holds %v, the notice stands in %q", in, f.where(notice[0]))
 	}
 }
 

@@ -118,12 +118,19 @@ func mtaName(relay string) string {
 }
 
 // noticeDelay tells the sender that recipients are late. Nobody waits for a
-// delay notice, and a kill at the wrong moment sends it twice.
-func (q *Queue) noticeDelay(m *spooldir.Message, journal *spooldir.Journal, late []int) error {
-	draft, err := q.commitReport(m, late, spooldir.Delay, dsn.Delayed)
+// delay notice, and a kill at the wrong moment sends it twice, unless it is still
+// under way.
+func (q *Queue) noticeDelay(m *spooldir.Message, late []int) error {
+	underWay, err := q.spool.Find(spooldir.NewName(spooldir.DeriveID(m.ID, late[0], spooldir.Delay), 1, m.Sender))
 	if err != nil {
 		return err
 	}
-	defer draft.Close()
+	if len(underWay) == 0 {
+		draft, err := q.commitReport(m, late, spooldir.Delay, dsn.Delayed)
+		if err != nil {
+			return err
+		}
+		defer draft.Close()
+	}
 	return q.spool.AppendJournal(m.ID, false, spooldir.Entry{Time: q.clock.Now(), Event: spooldir.Noticed, Recipients: late})
 }

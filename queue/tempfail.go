@@ -69,7 +69,7 @@ func (q *Queue) handleTempfail(ctx context.Context, name spooldir.Name) (time.Ti
 		return time.Time{}, err
 	}
 	if len(late) > 0 {
-		if err := q.noticeDelay(m, journal, late); err != nil {
+		if err := q.noticeDelay(m, late); err != nil {
 			q.trouble(spooldir.Tempfail, name, err)
 		}
 	}
