@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -359,6 +360,11 @@ func TestFileSizeLimit(t *testing.T) {
 // TestSignals sends signals while the input is open.
 func TestSignals(t *testing.T) {
 	h := newHost(t)
+	// What is caught here is at its default in the command, also where the tests run
+	// under nohup.
+	caught := make(chan os.Signal, 1)
+	signal.Notify(caught, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
+	defer signal.Stop(caught)
 	for _, tt := range []struct {
 		signal syscall.Signal
 		name   string
