@@ -86,12 +86,24 @@ func actPtrace(args []string) error {
 		f.Close()
 		fmt.Println("memory is open")
 	}
-	for _, name := range []string{"fd", "environ", "maps"} {
+	for _, name := range []string{"environ", "maps"} {
 		if f, err := os.Open(fmt.Sprintf("/proc/%d/%s", pid, name)); err == nil {
-			if _, err := f.Read(make([]byte, 1)); err == nil || name == "fd" {
+			if _, err := f.Read(make([]byte, 1)); err == nil {
 				fmt.Println(name, "is open")
 			}
 			f.Close()
+		}
+	}
+	// The numbers alone the kernel shows by the uid, until the process has made
+	// itself untraceable.
+	for fd := range 100 {
+		path := fmt.Sprintf("/proc/%d/fd/%d", pid, fd)
+		if to, err := os.Readlink(path); err == nil {
+			fmt.Println(path, "is", to)
+		}
+		if f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0); err == nil {
+			f.Close()
+			fmt.Println(path, "is open")
 		}
 	}
 	if err := unix.Prlimit(pid, unix.RLIMIT_CORE, &unix.Rlimit{}, nil); err == nil {
