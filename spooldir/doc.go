@@ -59,16 +59,16 @@
 // the content: an RFC 5322 message as it was submitted, with newlines for line
 // ends. The first line is
 //
-//	dma-message 1 crc32c=HHHHHHHH size=NNNNNNNNNN
+//	dma-message 1 crc32=HHHHHHHH size=NNNNNNNNNN
 //
 // size is the length of the envelope, from the first octet of the file to the
-// empty line that ends it, in 10 decimal digits. crc32c is the CRC-32C
-// (Castagnoli), in 8 lower-case hexadecimal digits, of all that follows it in
+// empty line that ends it, in 10 decimal digits. crc32 is the CRC-32
+// of gzip and zlib, in 8 lower-case hexadecimal digits, of all that follows it in
 // the envelope, from the blank before "size" to the newline of the empty line.
 // Then come, in any order but each at most once unless it says otherwise:
 //
 //	id ID                    the id, which has to be that of the file's name
-//	content LENGTH crc32c=H  length of the content in 20 decimal digits, and its CRC-32C
+//	content LENGTH crc32=H   length of the content in 20 decimal digits, and its CRC-32
 //	arrival SECONDS.MICROS   time of arrival since 1970, six digits of microseconds
 //	sender ADDRESS           envelope sender; nothing after the blank: the null sender
 //	uid NUMBER               who submitted it; -1 if that is not known
@@ -118,7 +118,7 @@
 //
 // log/<id> is the journal of a message, one line an event:
 //
-//	SECONDS.MICROS EVENT RECIPIENTS [KEY=VALUE ...] #CRC32C
+//	SECONDS.MICROS EVENT RECIPIENTS [KEY=VALUE ...] #CRC32
 //
 // RECIPIENTS is a list of numbers and ranges in ascending order, "1-3,7", or
 // "-" for the message as a whole. The keys are status (RFC 3463), relay, reply

@@ -97,7 +97,7 @@ func (d *Draft) Write(p []byte) (int, error) {
 		}
 	}
 	n, err := d.f.Write(p)
-	d.sum = crc32.Update(d.sum, castagnoli, p[:n])
+	d.sum = crc32.Update(d.sum, crc32.IEEETable, p[:n])
 	d.written += int64(n)
 	return n, err
 }
@@ -109,7 +109,7 @@ func (d *Draft) flush() error {
 	if _, err := d.f.Write(append(d.env.encode(), d.buf...)); err != nil {
 		return err
 	}
-	d.sum = crc32.Checksum(d.buf, castagnoli)
+	d.sum = crc32.ChecksumIEEE(d.buf)
 	d.written = int64(len(d.buf))
 	d.buf = nil
 	return nil
@@ -120,7 +120,7 @@ func (d *Draft) flush() error {
 func (d *Draft) finish() error {
 	if !d.flushed {
 		d.env.ContentLength = int64(len(d.buf))
-		d.env.ContentChecksum = crc32.Checksum(d.buf, castagnoli)
+		d.env.ContentChecksum = crc32.ChecksumIEEE(d.buf)
 		_, err := d.f.Write(append(d.env.encode(), d.buf...))
 		d.flushed = true
 		return err

@@ -75,7 +75,7 @@ type Envelope struct {
 	Recipients []Recipient
 
 	ContentLength   int64
-	ContentChecksum uint32 // CRC-32C
+	ContentChecksum uint32 // CRC-32
 
 	encoded int // octets of the envelope in the file
 }
@@ -97,10 +97,8 @@ const magic = "dma-message 1"
 const maxEnvelope = 64 << 20
 
 // firstLine is the length of the first line, which is the same for all:
-// magic, " crc32c=" and 8 digits, " size=" and 10 digits, newline.
-const firstLine = len(magic) + 8 + 8 + 6 + 10 + 1
-
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+// magic, " crc32=" and 8 digits, " size=" and 10 digits, newline.
+const firstLine = len(magic) + 7 + 8 + 6 + 10 + 1
 
 // encode renders the envelope. Its length does not depend on ContentLength
 // and ContentChecksum, so that it can be written again when these are known.
@@ -117,7 +115,7 @@ func (e *Envelope) encode() []byte {
 	pair := func(key, value string) string { return key + "=" + address.Encode(value) }
 
 	field("id", e.ID)
-	field("content", fmt.Sprintf("%020d", e.ContentLength), fmt.Sprintf("crc32c=%08x", e.ContentChecksum))
+	field("content", fmt.Sprintf("%020d", e.ContentLength), fmt.Sprintf("crc32=%08x", e.ContentChecksum))
 	field("arrival", fmt.Sprintf("%d.%06d", e.Arrival.Unix(), e.Arrival.Nanosecond()/1000))
 	field("sender", address.Encode(e.Sender))
 	field("uid", strconv.Itoa(e.UID))
@@ -157,7 +155,7 @@ func (e *Envelope) encode() []byte {
 
 	size := firstLine + b.Len()
 	rest := fmt.Sprintf(" size=%010d\n", size) + b.String()
-	return []byte(fmt.Sprintf("%s crc32c=%08x", magic, crc32.Checksum([]byte(rest), castagnoli)) + rest)
+	return []byte(fmt.Sprintf("%s crc32=%08x", magic, crc32.ChecksumIEEE([]byte(rest))) + rest)
 }
 
 // parseFirstLine reads the size and the checksum of the envelope.
@@ -166,7 +164,7 @@ func parseFirstLine(line []byte) (size int, sum uint32, err error) {
 	if len(s) != firstLine || s[len(s)-1] != '\n' {
 		return 0, 0, errors.New("the first line is not complete")
 	}
-	crc, ok := strings.CutPrefix(s[:len(s)-1], magic+" crc32c=")
+	crc, ok := strings.CutPrefix(s[:len(s)-1], magic+" crc32=")
 	if !ok {
 		return 0, 0, fmt.Errorf("it does not begin with %q", magic)
 	}
@@ -200,7 +198,7 @@ func parseEnvelope(data []byte) (*Envelope, error) {
 	if len(data) != size {
 		return nil, fmt.Errorf("the envelope has %d octets instead of %d", len(data), size)
 	}
-	if crc32.Checksum(data[len(magic)+8+8:], castagnoli) != sum {
+	if crc32.ChecksumIEEE(data[len(magic)+7+8:]) != sum {
 		return nil, errors.New("the checksum of the envelope is wrong")
 	}
 	p := envelopeParser{e: &Envelope{UID: -1}}
@@ -254,7 +252,7 @@ func (p *envelopeParser) line(line string) error {
 		if e.ContentLength, err = parseFixed(digits, 20); err != nil {
 			return err
 		}
-		hex, ok := strings.CutPrefix(sum, "crc32c=")
+		hex, ok := strings.CutPrefix(sum, "crc32=")
 		if !ok {
 			return errors.New("no checksum")
 		}

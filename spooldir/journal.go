@@ -89,7 +89,7 @@ func (e *Entry) Encode() []byte {
 	if e.Uncertain {
 		b.WriteString(" duplicate=possible")
 	}
-	sum := crc32.Checksum([]byte(b.String()), castagnoli)
+	sum := crc32.ChecksumIEEE([]byte(b.String()))
 	return fmt.Appendf(nil, "%s #%08x\n", b.String(), sum)
 }
 
@@ -99,7 +99,7 @@ func ParseEntry(line []byte) (Entry, error) {
 	if !ok {
 		return Entry{}, errors.New("no checksum")
 	}
-	if c, err := parseHex32(sum); err != nil || c != crc32.Checksum([]byte(text), castagnoli) {
+	if c, err := parseHex32(sum); err != nil || c != crc32.ChecksumIEEE([]byte(text)) {
 		return Entry{}, errors.New("wrong checksum")
 	}
 	fields := strings.Split(text, " ")

@@ -278,7 +278,7 @@ func (m *Message) Content() *io.SectionReader {
 // Verify reads the whole content and compares it with the checksum in the
 // envelope. It returns a *CorruptError if they differ: a torn write.
 func (m *Message) Verify() error {
-	h := crc32.New(castagnoli)
+	h := crc32.NewIEEE()
 	if _, err := io.Copy(h, m.Content()); err != nil {
 		return err
 	}

@@ -211,7 +211,7 @@ func TestHostileFiles(t *testing.T) {
 		"empty file":    func() error { return os.WriteFile(path, nil, 0o640) },
 		"strange mode":  func() error { return errors.Join(os.WriteFile(path, nil, 0o666), os.Chmod(path, 0o666)) },
 		"sparse terabyte": func() error {
-			return errors.Join(os.WriteFile(path, []byte(magic+" crc32c=00000000 size=0001000000\n"), 0o640), os.Truncate(path, 1<<40))
+			return errors.Join(os.WriteFile(path, []byte(magic+" crc32=00000000 size=0001000000\n"), 0o640), os.Truncate(path, 1<<40))
 		},
 	} {
 		t.Run(what, func(t *testing.T) {

@@ -16,6 +16,7 @@ import os
 import re
 import stat
 import sys
+import zlib
 
 STATES = ["new", "forwarding", "local", "remote", "tempfail", "hold", "permfail", "sent"]
 EVENTS = ["queued", "expanded", "delivered", "deferred", "refused", "failed", "noticed", "bounced", "reported", "kept"]
@@ -37,23 +38,8 @@ def need(condition, reason):
         raise Corrupt(reason)
 
 
-def make_table():
-    table = []
-    for n in range(256):
-        for _ in range(8):
-            n = n >> 1 ^ (0x82F63B78 if n & 1 else 0)
-        table.append(n)
-    return table
-
-
-TABLE = make_table()
-
-
-def crc32c(octets):
-    crc = 0xFFFFFFFF
-    for octet in octets:
-        crc = crc >> 8 ^ TABLE[(crc ^ octet) & 0xFF]
-    return "%08x" % (crc ^ 0xFFFFFFFF)
+def crc32(octets):
+    return "%08x" % zlib.crc32(octets)
 
 
 def decode(value):
@@ -127,9 +113,9 @@ def read_envelope(text, ident):
         if key == "id":
             e["id"] = rest
         elif key == "content":
-            m = re.fullmatch("([0-9]{20}) crc32c=([0-9a-f]{8})", rest)
+            m = re.fullmatch("([0-9]{20}) crc32=([0-9a-f]{8})", rest)
             need(m, "content")
-            e["content"] = {"length": int(m.group(1)), "crc32c": m.group(2)}
+            e["content"] = {"length": int(m.group(1)), "crc32": m.group(2)}
         elif key == "arrival":
             need(STAMP.fullmatch(rest), "arrival")
             e["arrival"] = rest
@@ -185,19 +171,19 @@ def read_message(path, name, owner):
             return {"uncommitted": True}
         need(st.st_mode & 0o777 == 0o640, "a mode that no submitter sets")
         data = f.read()
-    first = re.match(rb"dma-message 1 crc32c=([0-9a-f]{8}) size=([0-9]{10})\n", data)
+    first = re.match(rb"dma-message 1 crc32=([0-9a-f]{8}) size=([0-9]{10})\n", data)
     need(first, "the first line")
     size = int(first.group(2))
-    need(first.end() == 46 and 46 < size <= min(67108864, len(data)), "the size of the envelope")
-    need(crc32c(data[29:size]) == first.group(1).decode(), "the checksum of the envelope")
-    e = read_envelope(data[46:size].decode("latin-1"), ident)
+    need(first.end() == 45 and 45 < size <= min(67108864, len(data)), "the size of the envelope")
+    need(crc32(data[28:size]) == first.group(1).decode(), "the checksum of the envelope")
+    e = read_envelope(data[45:size].decode("latin-1"), ident)
     need(e["id"] == ident, "the id")
     need(n <= len(e["recipients"]), "no such recipient")
     need(file_name(ident, n, label(e["recipients"][n - 1])) == name, "the name")
     content = data[size:]
     need(len(content) == e["content"]["length"], "the length of the content")
     need(not e["parents"] or st.st_uid == owner, "the owner of the file")
-    need(crc32c(content) == e["content"]["crc32c"], "the checksum of the content")
+    need(crc32(content) == e["content"]["crc32"], "the checksum of the content")
     return {"id": ident, "n": n, "envelope": e, "content": content.decode("latin-1")}
 
 
@@ -216,7 +202,7 @@ def numbers(text):
 
 def read_line(line):
     text, mark, crc = line.partition(b" #")
-    need(mark and crc32c(text) == crc.decode("latin-1"), "the checksum")
+    need(mark and crc32(text) == crc.decode("latin-1"), "the checksum")
     words = text.decode("latin-1").split(" ")
     need(len(words) >= 3 and STAMP.fullmatch(words[0]) and words[1] in EVENTS, "the words")
     entry = {"time": words[0], "event": words[1], "recipients": numbers(words[2])}
@@ -289,5 +275,5 @@ def read_spool(spool):
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: read-spool.py SPOOL")
-    assert crc32c(b"123456789") == "e3069283"
+    assert crc32(b"123456789") == "cbf43926"
     json.dump(read_spool(sys.argv[1]), sys.stdout)
