@@ -80,7 +80,7 @@ func (a *Own) Deliver(ctx context.Context, u passwd.User, jobs []*Job, done func
 	var torn []*Job // unfinished ones
 	for len(jobs) > 0 {
 		n := 1
-		for n < len(jobs) && samePlace(jobs[0], jobs[n]) {
+		for n < len(jobs) && a.samePlace(jobs[0], jobs[n]) {
 			n++
 		}
 		// Whatever its detail, an mbox is one file.
@@ -102,8 +102,14 @@ func (a *Own) Deliver(ctx context.Context, u passwd.User, jobs []*Job, done func
 	}
 }
 
-func samePlace(a, b *Job) bool {
-	return a.Kind == b.Kind && a.Kind != spooldir.Command && a.Target == b.Target && a.Source == b.Source && a.Detail == b.Detail
+// samePlace reports whether two jobs go to one file or Maildir, and for the same
+// reason. A mailbox that is an mbox is one file whatever the detail: where it is
+// locked, one wait is for all.
+func (a *Own) samePlace(x, y *Job) bool {
+	if x.Kind != y.Kind || x.Kind == spooldir.Command || x.Target != y.Target || x.Source != y.Source {
+		return false
+	}
+	return x.Detail == y.Detail || x.Kind == spooldir.Mailbox && strings.HasPrefix(a.Mailbox, "mbox:")
 }
 
 // batch carries out jobs for one place.

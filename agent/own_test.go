@@ -320,6 +320,7 @@ func testBatch(t *testing.T, newHome func(*testing.T) *home) {
 
 // TestSamePlace: only what surely goes into one file shares a session.
 func TestSamePlace(t *testing.T) {
+	mbox, maildir := &Own{Mailbox: "mbox:/var/mail/%u"}, &Own{Mailbox: "maildir:~/Maildir"}
 	base := Job{Kind: spooldir.File, Target: "/a", Source: "forward"}
 	for _, test := range []struct {
 		change func(*Job)
@@ -334,13 +335,17 @@ func TestSamePlace(t *testing.T) {
 	} {
 		other := base
 		test.change(&other)
-		if got := samePlace(&base, &other); got != test.want {
+		if got := mbox.samePlace(&base, &other); got != test.want {
 			t.Errorf("%+v: %v", other, got)
 		}
 	}
 	command := Job{Kind: spooldir.Command, Target: "c", Source: "forward"}
-	if samePlace(&command, &command) {
+	if mbox.samePlace(&command, &command) {
 		t.Error("two commands share a session")
+	}
+	plain, detailed := Job{Kind: spooldir.Mailbox}, Job{Kind: spooldir.Mailbox, Detail: "d"}
+	if !mbox.samePlace(&plain, &detailed) || maildir.samePlace(&plain, &detailed) {
+		t.Error("a detail is a folder of a Maildir, and nothing to an mbox")
 	}
 }
 

@@ -13,7 +13,11 @@ type Lanes[T any] struct {
 	PerKey int // batches in hand a key, at least 1
 	Total  int // batches in hand altogether, at least 1
 	Batch  int // most items a batch, at least 1
-	Most   int // most items that wait; more are refused, and found by a later scan
+
+	// Most is how many items wait altogether. More are refused, and found by a
+	// later scan, but in each lane a batch may wait all the same: who fills the
+	// lanes keeps nobody else out of them.
+	Most int
 
 	// Run works on a batch of items of one key.
 	Run func(ctx context.Context, key string, items []T)
@@ -22,7 +26,8 @@ type Lanes[T any] struct {
 	// for a later scan to find. Other batches go on.
 	Panicked func(key string, items []T, reason any)
 
-	// Spare is called when items were refused and there is room again.
+	// Spare is called when items were refused and there is room again, be it only
+	// for those of one key.
 	Spare func()
 
 	mu      sync.Mutex
@@ -32,7 +37,8 @@ type Lanes[T any] struct {
 	in      map[any]*entry[T]
 	waiting int
 	running int
-	refused bool
+	refused bool // an item, for want of room altogether
+	sparing int  // calls of Spare under way
 	group   sync.WaitGroup
 }
 
@@ -49,6 +55,7 @@ type lane[T any] struct {
 	items   []*entry[T]
 	running int
 	queued  bool // in ready
+	refused bool // an item
 }
 
 // Start allows batches to run until ctx ends.
@@ -77,12 +84,12 @@ func (l *Lanes[T]) add(e *entry[T], most int) {
 		}
 		return
 	}
-	if l.waiting >= most {
-		l.refused = true
+	ln := l.lanes[e.key]
+	if l.waiting >= most && ln != nil && len(ln.items) >= max(l.Batch, 1) {
+		l.refused, ln.refused = true, true
 		return
 	}
 	l.in[e.id] = e
-	ln := l.lanes[e.key]
 	if ln == nil {
 		ln = &lane[T]{}
 		l.lanes[e.key] = ln
@@ -153,27 +160,48 @@ func (l *Lanes[T]) finished(key string, ln *lane[T], batch []*entry[T]) {
 			l.add(e.again, l.Most+len(batch)) // it had its place
 		}
 	}
+	spare := l.roomAgain(ln)
 	if ln.running == 0 && len(ln.items) == 0 {
 		delete(l.lanes, key)
 	} else {
 		l.offer(key, ln)
 	}
-	spare := l.refused && l.waiting <= l.Most/2
-	if spare {
-		l.refused = false
-	}
 	l.fill()
 	l.mu.Unlock()
-	if spare && l.Spare != nil {
+	if !spare {
+		return
+	}
+	if l.Spare != nil {
 		l.Spare()
 	}
+	l.mu.Lock()
+	l.sparing--
+	l.mu.Unlock()
+}
+
+// roomAgain reports whether there is room for what was refused, altogether or in
+// one lane. Spare is to be called then.
+func (l *Lanes[T]) roomAgain(ln *lane[T]) bool {
+	switch {
+	case l.refused && l.waiting <= l.Most/2:
+		l.refused = false
+		for _, ln := range l.lanes {
+			ln.refused = false
+		}
+	case ln.refused && len(ln.items) == 0:
+		ln.refused = false
+	default:
+		return false
+	}
+	l.sparing++
+	return true
 }
 
 // Busy reports whether anything waits or is in hand.
 func (l *Lanes[T]) Busy() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.running > 0 || l.waiting > 0 || l.refused
+	return l.running > 0 || l.waiting > 0 || l.sparing > 0
 }
 
 // Wait returns when nothing is in hand any more; after the end of the context

@@ -309,3 +309,58 @@ func TestLanesAgain(t *testing.T) {
 		}
 	})
 }
+
+// TestLanesFull: a user whose mail fills the lanes, and whose mailbox takes none,
+// keeps nobody else out; of others too more waits than has room, and is asked for
+// again each time that there is some.
+func TestLanesFull(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		got := make(map[int]bool)
+		l := &Lanes[int]{PerKey: 1, Total: 2, Batch: 4, Most: 100}
+		scan := func() {
+			for i := range 1000 {
+				l.Add("hangs", fmt.Sprint("hangs", i), i)
+			}
+			for i := range 30 {
+				mu.Lock()
+				done := got[i]
+				mu.Unlock()
+				if !done {
+					l.Add("other", fmt.Sprint("other", i), i)
+				}
+			}
+		}
+		l.Spare = scan
+		l.Run = func(ctx context.Context, key string, items []int) {
+			if key == "hangs" {
+				<-ctx.Done()
+				return
+			}
+			time.Sleep(time.Second)
+			mu.Lock()
+			defer mu.Unlock()
+			for _, i := range items {
+				if got[i] {
+					t.Errorf("item %d is handed out a second time", i)
+				}
+				got[i] = true
+			}
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		l.Start(ctx)
+		scan()
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if len(got) != 30 {
+			t.Errorf("%d of 30 items came through beside a lane that hangs", len(got))
+		}
+		l.mu.Lock()
+		if most := l.Most + l.Batch; l.waiting > most {
+			t.Errorf("%d items wait, and at most %d should", l.waiting, most)
+		}
+		l.mu.Unlock()
+		cancel()
+		l.Wait()
+	})
+}
