@@ -25,16 +25,16 @@ const (
 
 // compareLocal measures how long dma, Postfix and C dma take for mail to users
 // of the host, from the first of parallel submissions to the last delivery, in
-// roots with queue, mailboxes and homes on the file system of TMPDIR. It returns
-// the exit code.
-func compareLocal(ctx context.Context, rounds int) int {
+// roots with queue, mailboxes and homes on the file system of TMPDIR. It measures
+// the loads that have only in their names. It returns the exit code.
+func compareLocal(ctx context.Context, rounds int, only string) int {
 	return peertest.Run(func() int {
 		if os.Geteuid() != 0 {
 			fmt.Fprintln(os.Stderr, "bench: -l needs root")
 			return 77
 		}
 		b := &bed{ctx: ctx, rounds: rounds}
-		return b.guarded(b.local)
+		return b.guarded(func() { b.local(only) })
 	}, peertest.Peers(), peertest.CDMA())
 }
 
@@ -66,12 +66,14 @@ type hosted struct {
 	maildir  func(on bool) // where mail is delivered; nil: it has mbox only
 	forwards bool          // it reads .forward
 
+	queueTitle string // in the command line of its queue process
+
 	start   func() *peertest.Service // nil: whoever submits delivers
 	stop    func()
 	service *peertest.Service
 }
 
-func (b *bed) local() {
+func (b *bed) local(only string) {
 	systems := []*hosted{hostedOurs(b), hostedPostfix(b), hostedCDMA(b)}
 	for _, c := range []struct {
 		what string
@@ -84,8 +86,11 @@ func (b *bed) local() {
 		{"mbox, 50 users", load{users: manyUsers, messages: fewerMessages, arrives: fewerMessages}},
 		{".forward with two addresses and a command", load{users: 3, messages: fewerMessages, arrives: 2 * fewerMessages, forward: true}},
 	} {
+		if !strings.Contains(c.what, only) {
+			continue
+		}
 		fmt.Printf("%d messages of 4 KiB, %d parallel submitters, until delivered: %s\n", c.messages, parallel, c.what)
-		rates, cpu := make(map[string][]float64), make(map[string]float64)
+		rates, uses := make(map[string][]float64), make(map[string]use)
 		for range b.rounds {
 			for _, s := range systems {
 				if c.maildir && s.maildir == nil || c.forward && !s.forwards || c.queued && s.start == nil {
@@ -96,16 +101,41 @@ func (b *bed) local() {
 				}
 				took, used := s.measure(c.load)
 				rates[s.name] = append(rates[s.name], rate(c.messages, took))
-				cpu[s.name] += used.Seconds() * 1000 / float64(c.messages) / float64(b.rounds)
+				uses[s.name] = uses[s.name].plus(used)
 			}
 		}
 		for _, s := range systems {
 			if list := rates[s.name]; list != nil {
-				fmt.Printf("  %-8s %6.0f messages/s (%.0f); dma has %.2f of it; %.1f ms of CPU a message\n",
-					s.name, middle(list), list, middle(rates[systems[0].name])/middle(list), cpu[s.name])
+				fmt.Printf("  %-8s %6.0f messages/s (%.0f); dma has %.2f of it; a message: %s\n",
+					s.name, middle(list), list, middle(rates[systems[0].name])/middle(list), uses[s.name].each(c.messages*b.rounds))
 			}
 		}
 	}
+}
+
+// use is what messages have cost.
+type use struct {
+	cpu    time.Duration // of all processes
+	fsyncs int
+	boxes  int // of these not by submitters and the queue process; of dma alone
+	why    error
+}
+
+func (u use) plus(v use) use {
+	return use{u.cpu + v.cpu, u.fsyncs + v.fsyncs, u.boxes + v.boxes, errors.Join(u.why, v.why)}
+}
+
+// each tells it for one of n messages.
+func (u use) each(n int) string {
+	s := fmt.Sprintf("%.1f ms of CPU", u.cpu.Seconds()*1000/float64(n))
+	if u.why != nil {
+		return s + fmt.Sprintf(", fsyncs not counted: %v", u.why)
+	}
+	s += fmt.Sprintf(", %.2f fsyncs", float64(u.fsyncs)/float64(n))
+	if u.boxes > 0 {
+		s += fmt.Sprintf(", %.2f of them in mailboxes", float64(u.boxes)/float64(n))
+	}
+	return s
 }
 
 // load is what a mail system is given to do.
@@ -137,8 +167,8 @@ func (s *hosted) users() {
 func user(i int) string { return "user" + strconv.Itoa(i) }
 
 // measure submits messages and waits for them in the mailboxes. It returns how
-// long that took and the time of the processors.
-func (s *hosted) measure(l load) (took, used time.Duration) {
+// long that took and what it has cost.
+func (s *hosted) measure(l load) (took time.Duration, used use) {
 	for i := range l.users {
 		s.check(os.RemoveAll(s.root.Path("home", user(i), "Maildir")))
 		s.check(os.RemoveAll(s.root.Path("home", user(i), "ran")))
@@ -156,6 +186,11 @@ func (s *hosted) measure(l load) (took, used time.Duration) {
 	s.check(os.WriteFile(file, []byte(message), 0o644))
 	if l.queued {
 		s.stop()
+	}
+	all := countFsyncs(-1)
+	var queue *fsyncs
+	if !l.queued {
+		queue = s.countQueue()
 	}
 	before, start := s.cpu(), time.Now()
 	_, err := each(l.messages, func(i int) error {
@@ -184,6 +219,8 @@ func (s *hosted) measure(l load) (took, used time.Duration) {
 		if s.arrived(load{users: l.users, arrives: 1}, 1) {
 			panic(failure(s.name + " delivers while its service is stopped"))
 		}
+		all.end()
+		all = countFsyncs(-1)
 		before, start = s.cpu(), time.Now()
 		s.service = s.start()
 	}
@@ -194,7 +231,33 @@ func (s *hosted) measure(l load) (took, used time.Duration) {
 			return err == nil && info.Size() >= int64(2*l.messages)
 		})
 	}
-	return time.Since(start), s.cpu() - before
+	took = time.Since(start)
+	used = use{cpu: s.cpu() - before, fsyncs: all.end(), why: all.why}
+	if queue != nil {
+		used.boxes = used.fsyncs - queue.end() - 2*l.messages // a submission has two
+		used.why = errors.Join(used.why, queue.why)
+	}
+	return took, used
+}
+
+// countQueue begins to count the fsyncs of the queue process, where there is one.
+func (s *hosted) countQueue() *fsyncs {
+	if s.queueTitle == "" || s.service == nil {
+		return nil
+	}
+	pid := 0
+	s.await("the queue process", func() bool {
+		files, err := filepath.Glob("/proc/[0-9]*/cmdline")
+		s.check(err)
+		for _, file := range files {
+			if line, _ := os.ReadFile(file); bytes.Contains(line, []byte(s.queueTitle)) {
+				pid, err = strconv.Atoi(filepath.Base(filepath.Dir(file)))
+				s.check(err)
+			}
+		}
+		return pid > 0
+	})
+	return countFsyncs(pid)
 }
 
 // arrived reports whether so many messages are in the mailboxes. It reads them
@@ -255,7 +318,7 @@ func (s *hosted) cpu() time.Duration {
 // hostedOurs is dma as scripts/install makes it: each user's mail is delivered
 // as the user.
 func hostedOurs(b *bed) *hosted {
-	s := &hosted{bed: b, name: "dma", root: peertest.NewRoot(b, peertest.Peers()), sendmail: "/usr/sbin/dma", forwards: true}
+	s := &hosted{bed: b, name: "dma", root: peertest.NewRoot(b, peertest.Peers()), sendmail: "/usr/sbin/dma", forwards: true, queueTitle: "role-queue"}
 	s.users()
 	s.root.InstallDMA()
 	for i, name := range []string{"dma", "dmanet"} {

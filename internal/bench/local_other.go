@@ -9,7 +9,7 @@ import (
 )
 
 // compareLocal needs Linux.
-func compareLocal(context.Context, int) int {
+func compareLocal(context.Context, int, string) int {
 	fmt.Fprintln(os.Stderr, "bench: -l needs Linux")
 	return 77
 }

@@ -20,6 +20,7 @@ func main() {
 	waiting := flag.Int("m", 20000, "messages that wait for the figures of memory")
 	beside := flag.Bool("p", false, "compare with Debian's Postfix and dma (Linux, root)")
 	local := flag.Bool("l", false, "compare local delivery with theirs (Linux, root)")
+	only := flag.String("k", "", "of that comparison only loads with this in their names")
 	rounds := flag.Int("r", 3, "rounds of that comparison")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
@@ -27,7 +28,7 @@ func main() {
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Minute)
 	defer cancel()
 	if *local {
-		os.Exit(compareLocal(ctx, max(*rounds, 1)))
+		os.Exit(compareLocal(ctx, max(*rounds, 1), *only))
 	}
 	if *beside {
 		os.Exit(compare(ctx, max(*rounds, 1)))
