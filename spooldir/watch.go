@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/fsnotify/fsnotify"
 )
@@ -18,15 +19,49 @@ const bellNames = 4096
 type Bell struct {
 	C chan struct{} // receives one value when there is something to take
 
-	mu     sync.Mutex
-	names  map[string]Name // one name a message
-	flush  bool
-	rescan bool
-	rings  int
+	mu       sync.Mutex
+	names    map[string]Name // one name a message
+	flush    bool
+	rescan   bool
+	rings    int
+	expected map[Name]time.Time // names that this process moves here, and since when
 }
 
+// expectFor is how long the event of a step of our own may take. What comes later
+// under the same name is news.
+const expectFor = 10 * time.Second
+
 func newBell() *Bell {
-	return &Bell{C: make(chan struct{}, 1), names: make(map[string]Name)}
+	return &Bell{C: make(chan struct{}, 1), names: make(map[string]Name), expected: make(map[Name]time.Time)}
+}
+
+// Expect says that this process is about to move a name here, and rings itself
+// when it has: the event that the system has for it is no news. Where no event
+// comes, one that somebody else causes within seconds by the same name may be
+// taken for it, and is found by the next scan.
+func (b *Bell) Expect(name Name) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.expected) >= bellNames {
+		clear(b.expected)
+	}
+	b.expected[name] = time.Now()
+}
+
+// Unexpect takes Expect back: the name was not moved.
+func (b *Bell) Unexpect(name Name) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.expected, name)
+}
+
+// expects reports whether an event is that of a step of our own, once for each.
+func (b *Bell) expects(name Name) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	since, ok := b.expected[name]
+	delete(b.expected, name)
+	return ok && time.Since(since) < expectFor
 }
 
 // Ring makes the owner look at one message.
@@ -183,7 +218,9 @@ func (w *Watcher) event(ev fsnotify.Event) {
 		return
 	}
 	if name, err := ParseName(file); err == nil {
-		bell.Ring(name)
+		if !ev.Has(fsnotify.Create) || !bell.expects(name) {
+			bell.Ring(name)
+		}
 		return
 	}
 	if file == FlushFile {

@@ -3,6 +3,7 @@ package spooldir
 import (
 	"fmt"
 	"os"
+	"slices"
 	"testing"
 	"time"
 )
@@ -55,6 +56,41 @@ func TestWatchCommitAndMove(t *testing.T) {
 		t.Fatal(err)
 	}
 	take(t, w.Bell(Tempfail), func(_ []Name, flush, _ bool) bool { return flush })
+}
+
+// TestExpect: a step of our own is rung for once, by who makes it; what somebody
+// else moves, before it or after, rings by its event.
+func TestExpect(t *testing.T) {
+	s := newSpool(t)
+	w := watch(t, s, Local, Tempfail)
+	local, other := w.Bell(Local), w.Bell(Tempfail)
+	ours := submit(t, s, Envelope{Recipients: recipients("a@b")}, "x\n")[0]
+	theirs := submit(t, s, Envelope{Recipients: recipients("a@b")}, "x\n")[0]
+	failed := submit(t, s, Envelope{Recipients: recipients("a@b")}, "x\n")[0]
+	move := func(name Name, from, to State) {
+		t.Helper()
+		if err := s.Move(name, from, to); err != nil {
+			t.Fatal(err)
+		}
+	}
+	local.Expect(ours)
+	move(ours, New, Local)
+	move(theirs, New, Local)
+	local.Expect(failed)
+	local.Unexpect(failed)
+	move(failed, New, Local)
+	var rung []Name
+	take(t, local, func(names []Name, _, _ bool) bool {
+		rung = append(rung, names...)
+		return slices.Contains(rung, failed)
+	})
+	if !slices.Contains(rung, theirs) || slices.Contains(rung, ours) {
+		t.Errorf("rung for %v, want %v and %v", rung, theirs, failed)
+	}
+	move(ours, Local, Tempfail)
+	move(ours, Tempfail, Local)
+	take(t, local, func(names []Name, _, _ bool) bool { return slices.Contains(names, ours) })
+	take(t, other, func(names []Name, _, _ bool) bool { return slices.Contains(names, ours) })
 }
 
 // TestOverflow leaves 20,000 renames unread: the watch must end in a scan, not

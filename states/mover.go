@@ -36,7 +36,14 @@ func (m *Mover) Move(name spooldir.Name, from, to spooldir.State, reason string)
 	if to == Gone {
 		return m.remove(name, from, reason)
 	}
+	bell := m.bells[to]
+	if bell != nil {
+		bell.Expect(name)
+	}
 	err := m.spool.Move(name, from, to)
+	if err != nil && bell != nil {
+		bell.Unexpect(name)
+	}
 	var full *spooldir.FullError
 	if errors.As(err, &full) && to == spooldir.Sent && (from == spooldir.Local || from == spooldir.Remote) {
 		return m.remove(name, from, reason+" (the disk is full: removed at once)")
@@ -50,8 +57,8 @@ func (m *Mover) Move(name spooldir.Name, from, to spooldir.State, reason string)
 	if m.syncer != nil && outcome(to) {
 		m.syncer.Note(name, to)
 	}
-	if b := m.bells[to]; b != nil {
-		b.Ring(name)
+	if bell != nil {
+		bell.Ring(name)
 	}
 	return nil
 }
