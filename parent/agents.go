@@ -17,10 +17,10 @@ import (
 	"dma/spooldir"
 )
 
-const (
-	maxAgents = 32  // that live, at work or kept for a moment
-	maxDoomed = 256 // killed, and not gone: hanging in the kernel, on a file system that does not answer
-)
+// MaxAgents is how many agents may live, at work or kept for a moment.
+const MaxAgents = 128
+
+const maxDoomed = 256 // killed, and not gone: hanging in the kernel, on a file system that does not answer
 
 // nobodyUID is that of nobody where no such user is known. Whatever group nobody
 // has, who writes for root has another one, this or that of the mailboxes: a process
@@ -66,8 +66,8 @@ func (a *agents) reserve(name string, uid int, role agent.Role) (*entry, error) 
 	switch {
 	case a.closing:
 		return nil, errors.New("the service ends")
-	case len(a.live)-doomed >= maxAgents:
-		return nil, fmt.Errorf("%d agents are at work", maxAgents)
+	case len(a.live)-doomed >= MaxAgents:
+		return nil, fmt.Errorf("%d agents are at work", MaxAgents)
 	case doomed >= maxDoomed:
 		return nil, fmt.Errorf("%d agents were killed and do not end", maxDoomed)
 	}

@@ -68,7 +68,7 @@ func users(extra ...passwd.User) fakeUsers {
 	}, extra...) {
 		f[u.Name] = u
 	}
-	for i := range 40 {
+	for i := range MaxAgents + 10 {
 		name := fmt.Sprintf("user%d", i)
 		f[name] = passwd.User{Name: name, UID: 6000 + i, GID: 6000}
 	}

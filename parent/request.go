@@ -17,7 +17,7 @@ import (
 // them; to one that does not, more are answered as trouble.
 const (
 	maxLookups   = 16
-	maxStarts    = 2 * maxAgents
+	maxStarts    = 2 * MaxAgents
 	maxPasswords = 4
 )
 

@@ -278,14 +278,14 @@ func TestMaxAgents(t *testing.T) {
 	f := newFixture(t)
 	conn, _ := f.session(t, f.queue)
 	c := NewClient(conn)
-	for i := range maxAgents {
+	for i := range MaxAgents {
 		child, err := f.start(t, c, fmt.Sprint("user", i), agent.UserRole)
 		if err != nil {
 			t.Fatal(i, err)
 		}
 		defer child.kill()
 	}
-	if _, err := f.start(t, c, "ann", agent.UserRole); err == nil || err.Error() != fmt.Sprint(maxAgents, " agents are at work") {
+	if _, err := f.start(t, c, "ann", agent.UserRole); err == nil || err.Error() != fmt.Sprint(MaxAgents, " agents are at work") {
 		t.Errorf("%v", err)
 	}
 	if err := c.StopAgent(context.Background(), "user3", agent.UserRole); err != nil {

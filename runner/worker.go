@@ -133,6 +133,7 @@ func runQueueRole() error {
 	defer h.watcher.Close()
 	agents := agent.NewRemote(agent.RemoteOptions{
 		Starter: w.client, Mailbox: c.Mailbox, MinUID: c.MinUID, Listed: listed(c), CommandTime: c.CommandTime, Clock: h.clock,
+		Most: mostAgents(memory()),
 		Trouble: func(user string, role agent.Role, err error) {
 			w.log.WorkerTrouble("agent", fmt.Errorf("%s of %s: %w", role, user, err))
 		},

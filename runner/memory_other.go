@@ -1,0 +1,5 @@
+//go:build !linux
+
+package runner
+
+func memory() uint64 { return 0 }
