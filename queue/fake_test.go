@@ -284,6 +284,9 @@ func (f *fixture) start() {
 	// A file's time is what submit says, so the start of the process is too.
 	f.q.started = fileTime(f.clock.now)
 	f.clock.advance(time.Millisecond)
+	for _, l := range f.q.lanes() {
+		l.Rest = 0 // the clock does not go on by itself
+	}
 	collect := func(state spooldir.State) func(context.Context, string, []spooldir.Name) {
 		return func(_ context.Context, user string, names []spooldir.Name) {
 			f.mu.Lock()

@@ -84,6 +84,11 @@ const (
 	parallelCommands = 8  // users whose commands run: most agents never have any
 	agentBatch       = 64 // messages an agent gets at a time
 	laneItems        = 20000
+
+	// What comes for a user so soon after other mail shares an agent's turn, and
+	// the sync of a mailbox, with what comes meanwhile.
+	restForwards = 100 * time.Millisecond
+	restAgents   = 200 * time.Millisecond
 )
 
 // Options are the parts that New puts together.
@@ -117,17 +122,18 @@ func New(o Options) *Queue {
 		told:       make(troubles), removed: make(map[string]bool),
 	}
 	q.mover = states.NewMover(o.Spool, states.Queue, o.Syncer, q.moved)
-	lanes := func(state spooldir.State, total int, run func(context.Context, string, []spooldir.Name)) *states.Lanes[spooldir.Name] {
+	lanes := func(state spooldir.State, total int, rest time.Duration, run func(context.Context, string, []spooldir.Name)) *states.Lanes[spooldir.Name] {
 		return &states.Lanes[spooldir.Name]{
 			PerKey: 1, Total: total, Batch: agentBatch, Most: laneItems,
+			Rest: rest, Clock: o.Clock,
 			Run:      run,
 			Spare:    func() { q.bell(state).RingAll() },
 			Panicked: q.panicked(state),
 		}
 	}
-	q.forwarding = lanes(spooldir.Forwarding, parallelForwards, q.runForwarding)
-	q.local = lanes(spooldir.Local, parallelAgents, q.runLocal)
-	q.commands = lanes(spooldir.Local, parallelCommands, q.runLocal)
+	q.forwarding = lanes(spooldir.Forwarding, parallelForwards, restForwards, q.runForwarding)
+	q.local = lanes(spooldir.Local, parallelAgents, restAgents, q.runLocal)
+	q.commands = lanes(spooldir.Local, parallelCommands, 0, q.runLocal)
 	handlers := map[spooldir.State]func(context.Context, spooldir.Name) (time.Time, error){
 		spooldir.New: q.handleNew, spooldir.Forwarding: q.handleForwarding, spooldir.Local: q.handleLocal,
 		spooldir.Tempfail: q.handleTempfail, spooldir.Permfail: q.handlePermfail, spooldir.Sent: q.handleSent,

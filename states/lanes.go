@@ -3,6 +3,7 @@ package states
 import (
 	"context"
 	"sync"
+	"time"
 )
 
 // Lanes hands items out by key: all items of a key wait in one lane, a lane
@@ -18,6 +19,12 @@ type Lanes[T any] struct {
 	// later scan, but in each lane a batch may wait all the same: who fills the
 	// lanes keeps nobody else out of them.
 	Most int
+
+	// Rest is how long a lane gathers items after a batch, unless there are enough
+	// for a whole one before: under load several share what each batch costs. The
+	// first after a pause does not wait. Clock has to be set with it.
+	Rest  time.Duration
+	Clock Clock
 
 	// Run works on a batch of items of one key.
 	Run func(ctx context.Context, key string, items []T)
@@ -56,6 +63,7 @@ type lane[T any] struct {
 	running int
 	queued  bool // in ready
 	refused bool // an item
+	resting int  // how many of its batches ended less than Rest ago
 }
 
 // Start allows batches to run until ctx ends.
@@ -101,6 +109,9 @@ func (l *Lanes[T]) add(e *entry[T], most int) {
 
 // offer puts a lane into the line for its turn if it can take one.
 func (l *Lanes[T]) offer(key string, ln *lane[T]) {
+	if ln.resting > 0 && len(ln.items) < max(l.Batch, 1) {
+		return
+	}
 	if !ln.queued && len(ln.items) > 0 && ln.running < max(l.PerKey, 1) {
 		ln.queued = true
 		l.ready = append(l.ready, key)
@@ -161,11 +172,11 @@ func (l *Lanes[T]) finished(key string, ln *lane[T], batch []*entry[T]) {
 		}
 	}
 	spare := l.roomAgain(ln)
-	if ln.running == 0 && len(ln.items) == 0 {
-		delete(l.lanes, key)
-	} else {
-		l.offer(key, ln)
+	if l.Rest > 0 {
+		ln.resting++
+		go l.rest(key, ln)
 	}
+	l.goOn(key, ln)
 	l.fill()
 	l.mu.Unlock()
 	if !spare {
@@ -177,6 +188,31 @@ func (l *Lanes[T]) finished(key string, ln *lane[T], batch []*entry[T]) {
 	l.mu.Lock()
 	l.sparing--
 	l.mu.Unlock()
+}
+
+// goOn offers a lane for its turn, or lets go of one that is done.
+func (l *Lanes[T]) goOn(key string, ln *lane[T]) {
+	if ln.running == 0 && len(ln.items) == 0 && ln.resting == 0 {
+		delete(l.lanes, key)
+	} else {
+		l.offer(key, ln)
+	}
+}
+
+// rest waits for the end of a rest of a lane.
+func (l *Lanes[T]) rest(key string, ln *lane[T]) {
+	timer, stop := l.Clock.After(l.Rest)
+	defer stop()
+	select {
+	case <-timer:
+	case <-l.ctx.Done():
+		return // nothing is begun any more
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	ln.resting--
+	l.goOn(key, ln)
+	l.fill()
 }
 
 // roomAgain reports whether there is room for what was refused, altogether or in

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -306,6 +307,51 @@ func TestLanesAgain(t *testing.T) {
 		}
 		if spare == 0 || l.Busy() {
 			t.Errorf("spare %d, busy %v", spare, l.Busy())
+		}
+	})
+}
+
+// TestLanesRest: what comes soon after a batch waits for more, and no longer than
+// the rest; a whole batch and the first after a pause do not wait.
+func TestLanesRest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		var mu sync.Mutex
+		var got []string
+		l := &Lanes[int]{PerKey: 1, Total: 2, Batch: 4, Most: 1000, Rest: 100 * time.Millisecond, Clock: SystemClock{}}
+		l.Run = func(_ context.Context, key string, items []int) {
+			mu.Lock()
+			defer mu.Unlock()
+			got = append(got, fmt.Sprintf("%s%v at %d", key, items, time.Since(start).Milliseconds()))
+		}
+		l.Start(t.Context())
+		add := func(key string, items ...int) {
+			for _, i := range items {
+				l.Add(key, fmt.Sprint(key, i), i)
+			}
+			synctest.Wait()
+		}
+		add("a", 1)
+		time.Sleep(10 * time.Millisecond)
+		add("a", 2, 3)
+		add("b", 1)
+		if !l.Busy() {
+			t.Error("not busy, and two wait")
+		}
+		time.Sleep(90 * time.Millisecond)
+		synctest.Wait()
+		add("a", 4, 5, 6)
+		add("a", 7)
+		time.Sleep(time.Second)
+		add("a", 8)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		want := []string{"a[1] at 0", "b[1] at 10", "a[2 3] at 100", "a[4 5 6 7] at 100", "a[8] at 1100"}
+		if !slices.Equal(got, want) {
+			t.Errorf("batches %q, want %q", got, want)
+		}
+		if l.Busy() || len(l.lanes) != 0 {
+			t.Errorf("busy, or %d lanes are kept", len(l.lanes))
 		}
 	})
 }
