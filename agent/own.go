@@ -31,6 +31,7 @@ type Own struct {
 	AliasUser string // runs commands and writes files of the aliases
 
 	MailFile *os.File // the mailbox, opened by somebody who may; nil: it is opened here
+	ReadOnly bool     // nothing is delivered
 
 	reader forward.Reader
 	groups forward.GroupFiles
@@ -43,6 +44,10 @@ func (a *Own) Serves(u passwd.User) error {
 	}
 	return fmt.Errorf("mail for %s waits: this spool is served by uid %d alone; start dma-runner as root on a spool of user dma, or name the users in a USERS file", u.Name, a.UID)
 }
+
+// errReadOnly says that the agent was not started to deliver: it does not hold the
+// lock of its user.
+var errReadOnly = errors.New("this agent reads the .forward and delivers nothing")
 
 // owner is the uid that a user's files have to have.
 func (a *Own) owner(u passwd.User) int {
@@ -70,7 +75,11 @@ func (a *Own) Forward(ctx context.Context, u passwd.User, detail string) (forwar
 // Deliver implements Agent. Jobs for the same place that follow each other
 // share a session, and so a sync.
 func (a *Own) Deliver(ctx context.Context, u passwd.User, jobs []*Job, done func(*Job)) {
-	if err := a.Serves(u); err != nil {
+	err := a.Serves(u)
+	if err == nil && a.ReadOnly {
+		err = errReadOnly
+	}
+	if err != nil {
 		for _, j := range jobs {
 			j.Err = err
 			done(j)

@@ -30,6 +30,7 @@ type Setup struct {
 	Aliases     []string // the aliases files
 	AliasUser   string
 	MailFile    bool // the mailbox is handed over, opened
+	ReadOnly    bool // it reads the .forward and delivers nothing
 }
 
 // maxSetup is the greatest length of a Setup as it is written, in octets.
@@ -89,5 +90,6 @@ func NewOwn(s Setup, mailbox *os.File) *Own {
 	return &Own{
 		UID: s.User.UID, MinUID: s.MinUID, Listed: s.Listed, Mailbox: s.Mailbox, Forwards: s.Forward, Limit: s.CommandTime,
 		HostName: s.HostName, Aliases: forward.NewAliasFile(s.Aliases...), AliasUser: s.AliasUser, MailFile: mailbox,
+		ReadOnly: s.ReadOnly,
 	}
 }

@@ -199,12 +199,15 @@ func (p *parent) startAgent(ctx context.Context, name string, role agent.Role, c
 
 // launch starts the agent for which a place is taken.
 func (p *parent) launch(e *entry, setup *agent.Setup, account Account, conn *os.File) error {
-	lock, err := p.locks.take(e.uid, e.role)
-	if err != nil {
-		return err
+	files := []*os.File{conn, nil, nil, nil}
+	if !setup.ReadOnly {
+		lock, err := p.locks.take(e.uid, e.role)
+		if err != nil {
+			return err
+		}
+		defer lock.Close()
+		files[3] = lock
 	}
-	defer lock.Close()
-	files := []*os.File{conn, nil, nil, lock}
 	if e.role == agent.MailboxRole {
 		mail, gid, err := p.mailbox(setup.Mailbox, setup.User, account.GID)
 		if err != nil {
@@ -245,6 +248,9 @@ func (p *parent) plan(ctx context.Context, o Options, name string, role agent.Ro
 	}
 	if !role.Valid() {
 		return refuse("there is no such role")
+	}
+	if o.Agent.ReadOnly && role != agent.UserRole {
+		return refuse("nothing is delivered now")
 	}
 	u, err := o.Users.Lookup(ctx, name)
 	if errors.Is(err, passwd.ErrUnknown) {

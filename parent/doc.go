@@ -10,7 +10,7 @@
 // workers Options.Env; the directory "/", umask 077, no core, a session of its
 // own, and these descriptors:
 //
-//	0, 1  /dev/null
+//	0, 1  /dev/null; for the process of Inspect 1 is what its caller wants
 //	2     standard error of the parent; for agents /dev/null
 //	3     control: to the parent; for agents to the queue process
 //	4     setup, to be read to the end
@@ -22,7 +22,8 @@
 //	      agents: root's mailbox, for the one that writes it
 //	8     the ends of a pipe in the other direction: what net has to report
 //
-// The first argument says what to be: RoleQueue, RoleNet or RoleAgent.
+// The first argument says what to be: RoleQueue, RoleNet or RoleAgent. RoleInspect
+// is the queue process of Inspect, of which 6 to 8 are /dev/null, as is 6 of its agents.
 //
 // The parent holds both ends of the pipes too. They do not end when a worker
 // does. An octet that finds no room says nothing new.

@@ -19,6 +19,7 @@ type parent struct {
 	locks       *locks
 	agents      agents
 	openMailDir func(pattern string, u passwd.User) (*mailDir, error)
+	out         *os.File    // the standard output of the queue process; nil is /dev/null
 	flushed     [2]*os.File // a pipe from the queue process to the net process
 	counted     [2]*os.File // and one back
 
@@ -39,18 +40,10 @@ type parent struct {
 // once in a process, and takes from it, for good, all capabilities that it does
 // not need; the umask becomes 077.
 func Run(ctx context.Context, o Options) error {
-	if os.Geteuid() != 0 {
-		return errors.New("the parent has to be root")
-	}
-	o = o.defaults()
-	if err := o.check(); err != nil {
+	o, err := prepare(o)
+	if err != nil {
 		return err
 	}
-	syscall.Umask(0o077)
-	if err := syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{}); err != nil {
-		return fmt.Errorf("limit of cores: %w", err)
-	}
-	closeInherited()
 	locks, err := openLocks(o.RunDir)
 	if err != nil {
 		return fmt.Errorf("locks of users: %w", err)
@@ -63,6 +56,23 @@ func Run(ctx context.Context, o Options) error {
 	p.locks, p.thread = locks, newThread()
 	p.starter = &system{p.thread}
 	return p.run(ctx)
+}
+
+// prepare makes this process fit to start others, and returns o with its defaults.
+func prepare(o Options) (Options, error) {
+	if os.Geteuid() != 0 {
+		return o, errors.New("the parent has to be root")
+	}
+	o = o.defaults()
+	if err := o.check(); err != nil {
+		return o, err
+	}
+	syscall.Umask(0o077)
+	if err := syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{}); err != nil {
+		return o, fmt.Errorf("limit of cores: %w", err)
+	}
+	closeInherited()
+	return o, nil
 }
 
 func newParent(o Options) *parent {

@@ -16,6 +16,7 @@ type spec struct {
 	account Account
 	env     []string
 	worker  bool       // it has our standard error, and is killed when we are
+	out     *os.File   // its standard output; nil is /dev/null
 	files   []*os.File // its descriptors from 3 on; nil is /dev/null
 }
 
@@ -70,6 +71,7 @@ func (s *system) start(sp spec) (child, error) {
 	}
 	defer null.Close()
 	files := append([]*os.File{null, null, null}, sp.files...)
+	files[1] = sp.out
 	if sp.worker {
 		files[2] = os.Stderr
 	}
@@ -158,8 +160,13 @@ func reap(p *os.Process) error {
 	if err != nil {
 		return err
 	}
-	return fmt.Errorf("ended: %s", state)
+	return exited{state}
 }
+
+// exited is how a process has ended.
+type exited struct{ *os.ProcessState }
+
+func (e exited) Error() string { return "ended: " + e.String() }
 
 // environment returns what every process has in its environment.
 func environment(more ...string) []string {

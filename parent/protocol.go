@@ -12,9 +12,10 @@ import (
 
 // The first arguments of the processes.
 const (
-	RoleQueue = "role-queue"
-	RoleNet   = "role-net"
-	RoleAgent = "role-agent"
+	RoleQueue   = "role-queue"
+	RoleNet     = "role-net"
+	RoleAgent   = "role-agent"
+	RoleInspect = "role-inspect"
 )
 
 // The kinds of messages.

@@ -118,7 +118,7 @@ func (p *parent) work(ctx context.Context, w *worker) error {
 	if err != nil {
 		return err
 	}
-	sp := spec{title: w.name, role: w.role, worker: true, env: environment(o.Env...)}
+	sp := spec{title: w.name, role: w.role, worker: true, out: p.out, env: environment(o.Env...)}
 	var setup []byte
 	if w == p.queue {
 		sp.account, setup = o.Queue, o.QueueSetup

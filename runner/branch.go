@@ -103,7 +103,11 @@ func parts(local string) []string {
 }
 
 func (b *branch) alias(indent int, label, name string, targets []forward.Target) {
-	b.through(indent, label, "alias", name, strings.ToLower(name), func() { b.follow(indent+1, targets) })
+	what := "alias"
+	if owner, ok := b.aliases.Owner(name); ok {
+		what += ", owner " + owner
+	}
+	b.through(indent, label, what, name, strings.ToLower(name), func() { b.follow(indent+1, targets) })
 }
 
 // through prints the node key, which is written as name here, and below it what
@@ -187,6 +191,10 @@ func (b *branch) include(indent int, t forward.Target) {
 			b.say(way{indent: indent + 1}, "", "(not shown: %v)", err)
 			return
 		}
+		if err := b.doubt(t.Value, targets); err != nil {
+			b.untold = true
+			b.say(way{indent: indent + 1}, "", "(cannot be told: %v)", err)
+		}
 		b.follow(indent+1, targets)
 	})
 }
@@ -224,7 +232,7 @@ func (b *branch) leaf(indent int, label string, t forward.Target) {
 			b.verifier.address(w, label, a)
 		}
 	default:
-		b.place(w, label, t, b.own.AliasUser)
+		b.place(w, label, t, b.aliasUser)
 	}
 }
 

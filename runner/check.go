@@ -8,7 +8,6 @@ import (
 	"syscall"
 	"time"
 
-	"dma/forward"
 	"dma/internal/config"
 	"dma/internal/passwd"
 	"dma/smarthost"
@@ -47,21 +46,14 @@ func runCheck(c *call) error {
 	if err := noRelay(c.config); err != nil {
 		say("%v", err)
 	}
-	_, p, err := forward.LoadAliases(c.config.Aliases...)
-	for i := range p {
-		say("%s", p[i].Error())
-	}
-	if err != nil {
-		say("%v", err)
-	}
 	if c.config.Users != "" {
 		if _, err := os.Stat(c.config.Users); err != nil {
 			say("USERS: %v", err)
 		}
 	}
-	source, _ := users(c.config)
+	source, any := users(c.config)
 	files := &fileCheck{
-		config: c.config, users: source, uid: os.Geteuid(), reader: os.Geteuid(), net: -1, now: time.Now(),
+		config: c.config, users: source, any: any, uid: os.Geteuid(), reader: os.Geteuid(), net: -1, now: time.Now(),
 		state:   filepath.Join(c.config.SpoolDir, spooldir.LockDir, spooldir.LoginsFile),
 		problem: func(p config.Problem) { say("%v", p) },
 		note:    func(text string) { fmt.Fprintln(c.stdio.Out, text) },
@@ -72,6 +64,7 @@ func runCheck(c *call) error {
 	} else {
 		files.uid, files.reader = s.Owner(), s.Owner()
 		if s.Shared() {
+			files.users, files.any = passwd.System(), false
 			if u, err := passwd.System().Lookup(context.Background(), spooldir.NetUser); err == nil {
 				files.reader, files.net = u.UID, u.GID
 			}
@@ -87,6 +80,11 @@ func runCheck(c *call) error {
 		}
 	}
 	files.run(context.Background())
+	// The last, since this process may become the owner of the spool for it.
+	err = c.checkMail(func(text string) { say("%s", text) }, files.note)
+	if err != nil {
+		say("local mail cannot be looked at: %v", err)
+	}
 	if problems > 0 {
 		return exitf(exitConfig, "%s found", count(problems, "problem"))
 	}

@@ -21,9 +21,10 @@ import (
 type fileCheck struct {
 	config *config.Config
 	users  passwd.Source
-	uid    int // of the spool's owner
-	reader int // uid that needs the credentials
-	net    int // gid that may read them besides their owner, -1 if none may
+	any    bool // users are those of USERS, whom the spool's owner serves as itself
+	uid    int  // of the spool's owner
+	reader int  // uid that needs the credentials
+	net    int  // gid that may read them besides their owner, -1 if none may
 	state  string
 	now    time.Time
 
@@ -41,6 +42,7 @@ func (k *fileCheck) run(ctx context.Context) {
 		k.readable(c.AuthPath)
 	}
 	k.password(ctx)
+	k.aliasUser(ctx)
 	if c.TLSPolicy != "" {
 		k.all(smarthost.CheckTLSPolicy(c.TLSPolicy))
 	}
@@ -106,9 +108,32 @@ func (k *fileCheck) password(ctx context.Context) {
 			k.key("TOKENUSER", "%v; try again", err)
 		case k.net < 0 && u.UID != k.uid:
 			k.key("TOKENUSER", "%s is not the user of the spool (uid %d), who alone can run PASSWORDCMD, and mail waits; name that user or none", c.TokenUser, k.uid)
-		case k.net >= 0 && (u.UID == 0 || u.UID == k.uid):
+		case k.net >= 0 && k.ofService(u):
 			k.key("TOKENUSER", "%s may not run PASSWORDCMD; name a user who is neither root nor one of the service", c.TokenUser)
 		}
+	}
+}
+
+// ofService reports whether u may run nothing for a spool that all users share.
+func (k *fileCheck) ofService(u passwd.User) bool {
+	return u.UID == 0 || u.UID == k.uid || u.UID == k.reader
+}
+
+// aliasUser looks at ALIASUSER.
+func (k *fileCheck) aliasUser(ctx context.Context) {
+	if k.config.AliasUser == "" {
+		return // it matters where the aliases name a command or a file
+	}
+	u, err := k.users.Lookup(ctx, k.config.AliasUser)
+	switch {
+	case errors.Is(err, passwd.ErrUnknown):
+		k.key("ALIASUSER", "there is no user %s, and mail for the commands and files of the aliases waits; name one who exists", k.config.AliasUser)
+	case err != nil:
+		k.key("ALIASUSER", "%v; try again", err)
+	case k.net < 0 && !k.any && u.UID != k.uid:
+		k.key("ALIASUSER", "%s is not the user of the spool (uid %d), whose the commands and files of the aliases are, and mail for them waits; name that user or none", u.Name, k.uid)
+	case k.net >= 0 && k.ofService(u):
+		k.key("ALIASUSER", "the commands and files of the aliases cannot be those of %s, and mail for them waits; name a user who is neither root nor one of the service", u.Name)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"dma/internal/config"
+	"dma/internal/passwd"
 	"dma/spooldir"
 )
 
@@ -58,6 +59,12 @@ func become(s *spooldir.Spool) error {
 		return fmt.Errorf("become uid %d: the process kept its rights", owner)
 	}
 	return nil
+}
+
+// mayForward reports whether the .forward of u counts where users are served under
+// their own uids.
+func mayForward(c *config.Config, u passwd.User) bool {
+	return u.UID != 0 && (u.UID >= c.MinUID || slices.Contains(listed(c), u.Name))
 }
 
 // listed returns the users below MINUID for whom more is done than their mailbox

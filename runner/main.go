@@ -83,7 +83,11 @@ func Main(args []string, stdio Stdio) int {
 	if run := role(args); run != nil {
 		return run()
 	}
-	err := dispatch(args, stdio)
+	return exitCode(dispatch(args, stdio), stdio)
+}
+
+// exitCode says an error and returns the exit code that it means.
+func exitCode(err error, stdio Stdio) int {
 	var exit *exitError
 	switch {
 	case err == nil:

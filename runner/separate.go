@@ -31,23 +31,52 @@ import (
 // all users share. It looks at no more than what root may look at who has given
 // up the right to pass closed doors.
 func separated(path string) (*spooldir.Identities, error) {
-	if os.Geteuid() != 0 {
-		return nil, nil
-	}
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, nil // who opens it says so
-	}
-	st, ok := info.Sys().(*syscall.Stat_t)
-	if !ok || st.Uid == 0 || info.Mode().Perm()&0o010 == 0 {
+	owner, ok := submittable(path)
+	if os.Geteuid() != 0 || !ok {
 		return nil, nil
 	}
 	ids, err := identities()
-	if err != nil || ids.QueueUID != int(st.Uid) {
+	if err != nil || ids.QueueUID != owner {
 		return nil, err
 	}
 	if link, err := os.Lstat(path); err != nil || link.Mode()&os.ModeSymlink != 0 {
 		return nil, exitf(exitConfig, "spool %s is a symbolic link, which could be turned while it is served; write the directory that it leads to as SPOOLDIR in dma.conf", path)
+	}
+	return &ids, nil
+}
+
+// submittable returns the owner of a spool that a group may enter, as it may one
+// that all users share. A spool that cannot be looked at is none: who opens it says
+// so.
+func submittable(path string) (owner int, ok bool) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return 0, false
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || st.Uid == 0 || info.Mode().Perm()&0o010 == 0 {
+		return 0, false
+	}
+	return int(st.Uid), true
+}
+
+// sharedBy returns the accounts of the workers of a spool that all users share, nil
+// for any other, also to one who is not root.
+func sharedBy(ctx context.Context, path string) (*spooldir.Identities, error) {
+	owner, ok := submittable(path)
+	if !ok {
+		return nil, nil
+	}
+	u, err := passwd.System().Lookup(ctx, spooldir.QueueUser)
+	if errors.Is(err, passwd.ErrUnknown) || err == nil && u.UID != owner {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("whose the spool is: %w", err)
+	}
+	ids, err := identities()
+	if err != nil {
+		return nil, err
 	}
 	return &ids, nil
 }

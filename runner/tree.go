@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"log/slog"
 	"slices"
 	"strings"
@@ -17,6 +19,7 @@ import (
 	"dma/internal/maillog"
 	"dma/internal/passwd"
 	"dma/smarthost"
+	"dma/spooldir"
 )
 
 // The bounds of a tree.
@@ -33,12 +36,15 @@ type verifier struct {
 	host    string
 	users   passwd.Source
 	aliases *forward.Aliases
-	own     *agent.Own
+
+	agent     agent.Agent // who serves users, and reads their .forward files
+	aliasUser string      // whose are the commands and files of the aliases; empty: nobody's
 
 	caller int
-	owner  int  // of the spool
-	known  bool // owner is
-	all    bool // the caller may see every .forward
+	owner  int                  // of the spool
+	known  bool                 // owner is
+	ids    *spooldir.Identities // who serves a spool that all users share; nil: the owner serves it alone
+	all    bool                 // the caller may see every .forward
 
 	router  *smarthost.Router // nil until mail for another host comes up
 	routes  map[string]route  // by domain
@@ -46,9 +52,10 @@ type verifier struct {
 	sender  string            // for which they are
 	until   time.Time         // the end of all questions to the DNS
 
-	out   *bufio.Writer
-	lines int
-	read  map[string]answer // the .forward files, by user+detail
+	out    *bufio.Writer
+	stderr io.Writer
+	lines  int
+	read   map[string]answer // the .forward files, by user+detail
 
 	// What there was, for the exit code.
 	returned, waits, untold bool
@@ -138,7 +145,7 @@ func (v *verifier) address(w way, label string, a address.Address) {
 		v.user(w, label, x.Targets[0].Value, x.Targets[0].Detail, self)
 		return
 	case err == nil:
-		err = v.aliasUser(x.Targets)
+		err = v.noAliasUser(x.Targets)
 	}
 	b := branch{verifier: v, way: w.expanded(self), parent: self, met: make(map[string]bool), seen: make(map[forward.Target]bool)}
 	if err != nil {
@@ -183,6 +190,10 @@ func (v *verifier) remote(w way, label string, a address.Address) {
 		v.say(w, label, "remote, the mail is returned: %v", e.Err)
 	case errors.As(route.err, &e):
 		v.say(w, label, "remote, %s", v.trouble(e.Err))
+	case v.ids != nil && errors.Is(route.err, fs.ErrPermission):
+		// The net process may read what another one may not.
+		v.untold = true
+		v.say(w, label, "remote, cannot be told: %v", route.err)
 	case route.err != nil:
 		v.say(w, label, "remote, %s", v.trouble(route.err))
 	default:
@@ -220,6 +231,9 @@ func (v *verifier) openRoutes() {
 		return
 	}
 	v.sender = senders.Envelope(address.Address{Local: u.Name, Domain: v.host}.String())
+	if _, err := cfg.Senders.For(v.sender); errors.Is(err, fs.ErrPermission) {
+		v.noRoute = err
+	}
 }
 
 // route is where the mail for a domain goes, or why it does not.
@@ -256,7 +270,11 @@ func (v *verifier) user(w way, label, name, detail, addr string) {
 	switch {
 	case errors.Is(err, errNotShown):
 		v.say(w, label, "user")
-		v.say(w.in(), "", "(.forward of %s: not shown)", u.Name)
+		others := " and root"
+		if v.ids == nil {
+			others = ", root and the owner of the spool"
+		}
+		v.say(w.in(), "", "(.forward of %s: only %[1]s%s see it)", u.Name, others)
 		return
 	case err != nil:
 		v.say(w, label, "%s", v.trouble(err))
@@ -304,7 +322,10 @@ func (v *verifier) place(w way, label string, t forward.Target, user string) {
 	}
 	if !v.known && user == "" {
 		user = "the user who serves the spool"
-	} else if _, ok := v.find(w, label, user); !ok {
+	} else if u, ok := v.find(w, label, user); !ok {
+		return
+	} else if err := v.barred(u, true); err != nil {
+		v.say(w, label, "%s", v.trouble(err))
 		return
 	}
 	v.say(w, label, "%s, as %s", t.Kind, user)
@@ -314,7 +335,10 @@ func (v *verifier) place(w way, label string, t forward.Target, user string) {
 func (v *verifier) mailbox(w way, label, kept string, u passwd.User, detail string) {
 	scheme, rest, _ := strings.Cut(v.config.Mailbox, ":")
 	path := forward.ExpandPath(rest, u.Name, u.Home)
+	err := v.barred(u, false)
 	switch {
+	case err != nil && scheme != "lmtp":
+		v.say(w, label, "%s%s", kept, v.trouble(err))
 	case scheme == "pipe":
 		v.say(w, label, "%smailbox, command %s, as %s", kept, rest, u.Name)
 	case scheme == "lmtp":

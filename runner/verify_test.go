@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"testing"
 
+	"dma/agent"
 	"dma/forward"
 	"dma/internal/address"
 	"dma/internal/config"
@@ -139,7 +140,7 @@ a: waits: it names a file or a command, and ALIASUSER cannot be looked up: user 
 			"list":    "# members\nbob, joe@example.org\n\n\"carol\" (Carol)\r\n:include:DIR/more",
 			"more":    "bob\nalice",
 		}, "list", 0, `
-list: alias
+list: alias, owner owner-list
   :include:DIR/list (DIR/aliases:1): included file
     bob (DIR/list:2): mailbox DIR/mail/bob
     joe@example.org (DIR/list:2): remote, by way of the smarthost mail.example.net:587
@@ -274,7 +275,7 @@ func TestVerifyWithoutSpool(t *testing.T) {
 		t.Fatal(err)
 	}
 	out, stderr, code := verify(dir, "verify", "a")
-	want := "a: alias\n  alice (DIR/aliases:1): user\n    (.forward of alice: not shown)\n  \"|x\" (DIR/aliases:1): command, as carol\n"
+	want := "a: alias\n  alice (DIR/aliases:1): user\n    (.forward of alice: only alice, root and the owner of the spool see it)\n  \"|x\" (DIR/aliases:1): command, as carol\n"
 	if out != want || code != 0 || !strings.Contains(stderr, "who serves the spool cannot be told: lstat DIR/spool") {
 		t.Errorf("ends with %d and says %s%s", code, out, stderr)
 	}
@@ -284,7 +285,8 @@ func TestVerifyWithoutSpool(t *testing.T) {
 func TestVerifyOthers(t *testing.T) {
 	dir := site(t, "", nil)
 	v := openVerifier(t, dir, io.Discard)
-	v.own.Any, v.own.UID = false, 64001
+	own := v.agent.(*agent.Own)
+	own.Any, own.UID = false, 64001
 	for name, want := range map[string]bool{"alice": false, "bob": true} {
 		v.waits = false
 		if v.address(way{}, name, address.Address{Local: name}); v.waits != want {
@@ -301,6 +303,9 @@ func openVerifier(t *testing.T, dir string, out io.Writer) *verifier {
 	}
 	v, err := (&call{config: conf, stdio: Stdio{Out: out, Err: os.Stderr}}).verifier(context.Background())
 	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := v.load(); err != nil {
 		t.Fatal(err)
 	}
 	return v
@@ -460,7 +465,7 @@ func TestVerifyCallers(t *testing.T) {
 		return fmt.Sprintf("  %s (DIR/aliases:1): user, DIR/home/%[1]s/.forward\n    %[2]s@example.org (DIR/home/%[1]s/.forward:1): %[3]s", name, name[:1], relay)
 	}
 	hidden := func(name string) string {
-		return fmt.Sprintf("  %s (DIR/aliases:1): user\n    (.forward of %[1]s: not shown)\n", name)
+		return fmt.Sprintf("  %s (DIR/aliases:1): user\n    (.forward of %[1]s: only %[1]s, root and the owner of the spool see it)\n", name)
 	}
 	mailbox := "  carol (DIR/aliases:1): mailbox DIR/mail/carol\n"
 	run := func(uid uint32, arg string) (string, int) {

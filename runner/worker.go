@@ -131,13 +131,12 @@ func runQueueRole() error {
 	c := w.config
 	h := newHalf(c, w.spool, w.log, queue.States()...)
 	defer h.watcher.Close()
-	agents := agent.NewRemote(agent.RemoteOptions{
-		Starter: w.client, Mailbox: c.Mailbox, MinUID: c.MinUID, Listed: listed(c), CommandTime: c.CommandTime, Clock: h.clock,
-		Most: mostAgents(memory()),
-		Trouble: func(user string, role agent.Role, err error) {
-			w.log.WorkerTrouble("agent", fmt.Errorf("%s of %s: %w", role, user, err))
-		},
-	})
+	remote := remoteOptions(c)
+	remote.Starter, remote.Clock, remote.Most = w.client, h.clock, mostAgents(memory())
+	remote.Trouble = func(user string, role agent.Role, err error) {
+		w.log.WorkerTrouble("agent", fmt.Errorf("%s of %s: %w", role, user, err))
+	}
+	agents := agent.NewRemote(remote)
 	aliases := forward.NewAliasFile(c.Aliases...)
 	q := h.newQueue(w.client, agents, aliases, c.AliasUser, func() { w.flush.put([]byte{0}) })
 
@@ -181,6 +180,11 @@ func runQueueRole() error {
 	group.Wait()
 	agents.Close()
 	return errors.Join(err, h.syncer.Flush())
+}
+
+// remoteOptions are those that follow from the configuration.
+func remoteOptions(c *config.Config) agent.RemoteOptions {
+	return agent.RemoteOptions{Mailbox: c.Mailbox, MinUID: c.MinUID, Listed: listed(c), CommandTime: c.CommandTime}
 }
 
 // folders returns the folders of the files that aliases include.
@@ -324,6 +328,8 @@ func role(args []string) func() int {
 		return worker(runNetRole)
 	case parent.RoleAgent:
 		return runAgentRole
+	case parent.RoleInspect:
+		return runInspectRole
 	}
 	return nil
 }

@@ -1,12 +1,15 @@
 package passwd
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -97,6 +100,17 @@ func (t *Table) BadLines(ctx context.Context) ([]BadLine, error) {
 		return nil, err
 	}
 	return d.bad, nil
+}
+
+// Users returns all users of the file, by uid and name.
+func (t *Table) Users(ctx context.Context) ([]User, error) {
+	d, err := t.load(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return slices.SortedFunc(maps.Values(d.byName), func(a, b User) int {
+		return cmp.Or(cmp.Compare(a.UID, b.UID), cmp.Compare(a.Name, b.Name))
+	}), nil
 }
 
 // load returns the content of the file as it is now.

@@ -1,0 +1,396 @@
+package runner
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"dma/agent"
+	"dma/forward"
+	"dma/internal/address"
+	"dma/internal/config"
+	"dma/internal/passwd"
+)
+
+// The bounds of looking at local mail.
+const (
+	mailTime    = time.Minute
+	mostReads   = 1000 // of .forward files
+	readsAtOnce = 8
+	mostSaid    = 1000 // problems
+	longestSaid = 4096 // octets
+)
+
+// passwdFile is where the users are found whose .forward is looked at: other sources
+// cannot be asked for all of them.
+const passwdFile = "/etc/passwd"
+
+// mailCheck looks for what makes mail for this host wait, or come back: in the
+// aliases as the queue reads them, and in the .forward files as it has them read.
+type mailCheck struct {
+	*verifier
+	anyone      agent.Agent // reads the .forward of users below MINUID too; nil: these are not looked at
+	rootForward string      // the .forward of root, if there is one
+
+	problem func(text string)
+	note    func(text string)
+
+	said map[string]bool
+}
+
+func (k *mailCheck) run() {
+	ctx, cancel := context.WithTimeout(k.ctx, mailTime)
+	defer cancel()
+	k.ctx, k.said = ctx, make(map[string]bool)
+	problems, err := k.load()
+	for _, p := range problems {
+		k.say(p.Error(), p.Error())
+	}
+	if err != nil {
+		k.sayf("%v; mail for this host waits until uid %d can read them", err, os.Geteuid())
+	}
+	k.included()
+	k.expansions()
+	if k.ctx.Err() == nil {
+		k.forwards()
+	}
+	if k.ctx.Err() != nil {
+		k.note(fmt.Sprintf("local mail: not all was looked at within %v", mailTime))
+	}
+}
+
+// say tells a problem, unless one with the same key has been told.
+func (k *mailCheck) say(key, text string) {
+	if k.said[key] || len(k.said) > mostSaid {
+		return
+	}
+	if k.said[key] = true; len(k.said) > mostSaid {
+		text = fmt.Sprintf("more than %d problems with local mail; mend these first", mostSaid)
+	}
+	k.problem(printable(text[:min(len(text), longestSaid)]))
+}
+
+func (k *mailCheck) sayf(format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	k.say(text, text)
+}
+
+// sayAt tells a problem with a target.
+func (k *mailCheck) sayAt(t forward.Target, format string, args ...any) {
+	k.sayf("%s", config.Problem{File: t.File, Line: t.Line, Text: fmt.Sprintf(format, args...)})
+}
+
+// included tells of files that may look different to the queue.
+func (k *mailCheck) included() {
+	for _, path := range k.config.Aliases {
+		if err := k.doubt(path, nil); err != nil {
+			k.sayf("%s: %v", path, err)
+		}
+	}
+	for _, path := range k.aliases.Included(k.ctx) {
+		targets, _ := readList(path) // what is wrong with it comes with the aliases
+		if err := k.doubt(path, targets); err != nil {
+			k.sayf("%s: %v", path, err)
+		}
+	}
+}
+
+func (k *mailCheck) expand(name string) (forward.Expansion, error) {
+	return k.aliases.Expand(k.ctx, name, forward.Host{IsUser: k.isUser, IsLocal: k.isLocal})
+}
+
+// expansions looks at each alias.
+func (k *mailCheck) expansions() {
+	for _, name := range k.aliases.Names() {
+		if k.ctx.Err() != nil {
+			return
+		}
+		x, err := k.expand(name)
+		var p forward.Problem
+		switch {
+		case k.ctx.Err() != nil:
+		case errors.As(err, &p):
+			k.say(p.Error(), fmt.Sprintf("%v; mail for %s waits", p, name))
+		case err != nil:
+			k.say(err.Error(), fmt.Sprintf("mail for %s waits: %v", name, err))
+		default:
+			k.targets(name, x.Targets)
+		}
+	}
+}
+
+// targets looks at the places where mail for name goes.
+func (k *mailCheck) targets(name string, targets []forward.Target) {
+	for _, t := range targets {
+		switch t.Kind {
+		case forward.File, forward.Maildir, forward.Command:
+			if k.aliasUser == "" {
+				k.sayAt(t, "%s is a %s and nobody's; mail for %s waits: set ALIASUSER in dma.conf to the user whose it is", t, t.Kind, name)
+			}
+		case forward.Address:
+			k.nobodys(name, t)
+		case forward.User, forward.Mailbox:
+			u, err := k.users.Lookup(k.ctx, t.Value)
+			switch {
+			case k.ctx.Err() != nil:
+			case errors.Is(err, passwd.ErrUnknown):
+				k.sayAt(t, "there is no user %s, and mail for %s to it is returned; correct the name", t.Value, name)
+			case err != nil:
+				k.sayAt(t, "mail for %s waits: %v", name, err)
+			default:
+				if why := k.unserved(u); why != "" {
+					k.sayAt(t, "%s", why)
+				}
+			}
+		}
+	}
+}
+
+// unserved says why mail for a user has to wait whom a spool that all users share
+// does not serve; empty if it does. That one of a single uid serves no other is no
+// mistake.
+func (k *mailCheck) unserved(u passwd.User) string {
+	if k.ids == nil {
+		return ""
+	}
+	if err := k.serves(u); err != nil {
+		return err.Error()
+	}
+	if err := k.barred(u, false); err != nil && !strings.HasPrefix(k.config.Mailbox, lmtpScheme) {
+		return fmt.Sprintf("mail for %s waits: %v", u.Name, err)
+	}
+	return ""
+}
+
+// nobodys tells of an address of this host that is nobody's.
+func (k *mailCheck) nobodys(name string, t forward.Target) {
+	a, err := address.Parse(t.Value)
+	if err != nil {
+		return
+	}
+	if local, here := k.isLocal(a); here {
+		if _, err := k.expand(local); errors.Is(err, forward.ErrNoUser) {
+			k.sayAt(t, "%s is no alias and no user, and mail for %s to it is returned; correct the name", t.Value, name)
+		}
+	}
+}
+
+// forwards looks at the .forward files that the caller may see, of users whose mail
+// comes to them.
+func (k *mailCheck) forwards() {
+	if !k.all {
+		return
+	}
+	all, where, err := k.everybody()
+	if err != nil {
+		k.sayf("the .forward files of the users cannot be looked at: %v", err)
+		return
+	}
+	var list []*reading
+	for _, u := range all {
+		r := &reading{user: u, agent: k.agent, counts: k.ids == nil || mayForward(k.config, u)}
+		switch {
+		case k.ctx.Err() != nil:
+			return
+		case !k.reaches(u):
+		case u.UID == 0 && k.ids != nil:
+			if why := k.unserved(u); why != "" {
+				k.sayf("%s", why)
+			} else if u.Name == "root" && k.rootForward != "" {
+				k.sayf("%s does not count, since nothing is done as root; name a person for root in the aliases", k.rootForward)
+			}
+		case !r.counts && k.anyone == nil, k.barred(u, false) != nil, k.nothing(u):
+		default:
+			if !r.counts {
+				r.agent = k.anyone
+			}
+			list = append(list, r)
+		}
+	}
+	if len(list) > mostReads {
+		k.note(fmt.Sprintf("%d users of %s may have a .forward, and those of the first %d are looked at", len(list), where, mostReads))
+		list = list[:mostReads]
+	}
+	k.read(list)
+	for _, r := range list {
+		k.judge(r)
+	}
+}
+
+// reading is a .forward that is read.
+type reading struct {
+	user   passwd.User
+	agent  agent.Agent
+	counts bool // for mail
+	result forward.Result
+	err    error
+}
+
+// read reads several at a time.
+func (k *mailCheck) read(list []*reading) {
+	next := make(chan *reading)
+	var group sync.WaitGroup
+	for range readsAtOnce {
+		group.Go(func() {
+			for r := range next {
+				if r.err = k.ctx.Err(); r.err == nil {
+					r.result, r.err = r.agent.Forward(k.ctx, r.user, "")
+				}
+			}
+		})
+	}
+	for _, r := range list {
+		next <- r
+	}
+	close(next)
+	group.Wait()
+}
+
+// judge tells what is wrong with a .forward.
+func (k *mailCheck) judge(r *reading) {
+	switch {
+	case errors.Is(r.err, context.DeadlineExceeded) || errors.Is(r.err, context.Canceled):
+		// The bound of the check; that of the file has a text.
+	case !r.counts && (r.result.Path != "" || k.seen(r.user)):
+		k.sayf("%s does not count, since %s (uid %d) is below MINUID %d; name %[2]s in FORWARDUSERS if it has to", k.path(r.user), r.user.Name, r.user.UID, k.config.MinUID)
+	case !r.counts:
+	case r.err != nil:
+		k.sayf("mail for %s waits: %v", r.user.Name, r.err)
+	default:
+		for _, t := range forward.KeepOwn(r.result.Targets, r.user.Name, k.isLocal) {
+			if t.Kind == forward.Address {
+				k.nobodys(r.user.Name, t)
+			}
+		}
+	}
+}
+
+// everybody returns the users who are served, and where they are listed.
+func (k *mailCheck) everybody() (users []passwd.User, where string, err error) {
+	switch {
+	case k.ids != nil:
+		where = passwdFile
+	case k.config.Users != "":
+		where = k.config.Users
+	default:
+		u, err := k.users.LookupID(k.ctx, k.owner)
+		return []passwd.User{u}, passwdFile, err
+	}
+	users, err = passwd.File(where).Users(k.ctx)
+	return users, where, err
+}
+
+// reaches reports whether mail for the name of u comes to u, and not elsewhere by an
+// alias.
+func (k *mailCheck) reaches(u passwd.User) bool {
+	x, err := k.expand(u.Name)
+	if err != nil {
+		return false
+	}
+	for _, t := range x.Targets {
+		if t.Kind == forward.User && t.Value == u.Name {
+			return true
+		}
+	}
+	return false
+}
+
+// path is where the .forward of u has to be.
+func (k *mailCheck) path(u passwd.User) string {
+	return forward.ExpandPath(k.config.Forward, u.Name, u.Home)
+}
+
+// seen reports whether this process sees a .forward of u.
+func (k *mailCheck) seen(u passwd.User) bool {
+	_, err := os.Lstat(k.path(u))
+	return err == nil
+}
+
+// nothing reports whether u surely has no .forward: then no process has to look. It
+// is so where everybody can see that there is none.
+func (k *mailCheck) nothing(u passwd.User) bool {
+	path := k.path(u)
+	if path == "" {
+		return true
+	}
+	info, err := os.Stat(u.Home)
+	if err != nil || !info.IsDir() || info.Mode()&fs.ModeSticky != 0 {
+		return false
+	}
+	_, err = os.Lstat(path)
+	return errors.Is(err, fs.ErrNotExist)
+}
+
+// What begins a line in which the process that looks for root tells of a problem, or
+// notes something.
+const (
+	problemMark = "!"
+	noteMark    = " "
+)
+
+// inspectMail is the check of local mail by such a process.
+func inspectMail(v *verifier, options agent.RemoteOptions, rootForward string) error {
+	options.Idle = time.Millisecond // each is asked once
+	agents := agent.NewRemote(options)
+	defer agents.Close()
+	options.MinUID = 0
+	anyone := agent.NewRemote(options)
+	defer anyone.Close()
+	v.agent = agents
+	k := &mailCheck{
+		verifier: v, anyone: anyone, rootForward: rootForward,
+		problem: func(text string) { fmt.Fprintln(v.out, problemMark+text) },
+		note:    func(text string) { fmt.Fprintln(v.out, noteMark+text) },
+	}
+	k.run()
+	return v.out.Flush()
+}
+
+// checkMail looks at local mail as the one who serves it, if the caller may.
+func (c *call) checkMail(problem, note func(text string)) error {
+	ids, err := separated(c.config.SpoolDir)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := stopped()
+	defer cancel()
+	if ids != nil {
+		return c.inspect(ctx, ids, inspection{Command: checkCommand, RootForward: rootForward(c.config)}, func(r io.Reader) {
+			lines := bufio.NewScanner(r)
+			for lines.Scan() {
+				if text, ok := strings.CutPrefix(lines.Text(), problemMark); ok {
+					problem(text)
+				} else {
+					note(strings.TrimPrefix(lines.Text(), noteMark))
+				}
+			}
+		})
+	}
+	v, err := c.verifier(ctx)
+	if err != nil {
+		return err
+	}
+	(&mailCheck{verifier: v, problem: problem, note: note}).run()
+	return nil
+}
+
+// rootForward returns the path of the .forward of root, if there is one. Nothing of
+// it is read.
+func rootForward(c *config.Config) string {
+	u, err := passwd.System().Lookup(context.Background(), "root")
+	if err != nil {
+		return ""
+	}
+	path := forward.ExpandPath(c.Forward, u.Name, u.Home)
+	if _, err := os.Lstat(path); err != nil {
+		return ""
+	}
+	return path
+}
