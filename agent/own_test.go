@@ -186,6 +186,29 @@ func testForward(t *testing.T, newHome func(*testing.T) *home) {
 
 // TestListed: a file or a command is touched only if its owner lists it now,
 // in the place that is said to list it.
+// TestReadOnly: an agent that only reads delivers nothing, whatever it is asked for.
+func TestReadOnly(t *testing.T) { everyWay(t, testReadOnly) }
+
+func testReadOnly(t *testing.T, newHome func(*testing.T) *home) {
+	h := newHome(t)
+	h.own.ReadOnly = true
+	h.write(".forward", "~/file, |touch ran")
+	r, err := h.agent().Forward(t.Context(), h.user, "")
+	if err != nil || len(r.Targets) != 2 {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	jobs := []*Job{h.job(spooldir.Mailbox, "", ""), h.job(spooldir.File, h.dir+"/file", "forward"), h.job(spooldir.Command, "touch ran", "forward")}
+	h.deliver(jobs...)
+	for _, j := range jobs {
+		if j.Err == nil || !strings.Contains(j.Err.Error(), "delivers nothing") {
+			t.Errorf("%s: %v", j.Kind, j.Err)
+		}
+	}
+	if files, err := os.ReadDir(h.dir); err != nil || len(files) != 1 {
+		t.Errorf("%v, %v", files, err)
+	}
+}
+
 func TestListed(t *testing.T) { everyWay(t, testListed) }
 
 func testListed(t *testing.T, newHome func(*testing.T) *home) {

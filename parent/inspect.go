@@ -29,13 +29,12 @@ func Inspect(ctx context.Context, title string, o Options, out *os.File) (code i
 	p := newParent(o)
 	p.thread = newThread()
 	p.starter = &system{p.thread}
-	p.out = out
-	return p.inspect(ctx, title)
+	p.queue, p.out = newWorker(title, RoleInspect), out
+	return p.inspect(ctx)
 }
 
 // inspect is Inspect after everything was given up.
-func (p *parent) inspect(ctx context.Context, title string) (code int, err error) {
-	p.queue = newWorker(title, RoleInspect)
+func (p *parent) inspect(ctx context.Context) (code int, err error) {
 	err = p.work(ctx, p.queue)
 	o := p.options()
 	p.agents.end(o.Clock, o.Grace, p.agents.living(true))

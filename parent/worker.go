@@ -8,6 +8,8 @@ import (
 	"os"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"dma/internal/wire"
 )
 
@@ -156,16 +158,22 @@ func (p *parent) work(ctx context.Context, w *worker) error {
 	case <-ctx.Done():
 		err = errStopped
 	}
-	if !errors.Is(err, io.EOF) && !errors.Is(err, errReload) && !errors.Is(err, errStopped) {
+	if !hungUp(err) && !errors.Is(err, errReload) && !errors.Is(err, errStopped) {
 		c.kill()
 	}
 	// The control socket stays open: a worker that ends in good order still gives
 	// its agents up.
 	t.cut()
-	if why := p.await(o, c, err); !errors.Is(why, io.EOF) {
+	if why := p.await(o, c, err); !hungUp(why) {
 		return why
 	}
 	return c.err() // which says more
+}
+
+// hungUp reports whether err says that the other end of a connection has been closed,
+// perhaps with something unread in it.
+func hungUp(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE)
 }
 
 // await waits for a worker that was asked to end, and kills it after a while.

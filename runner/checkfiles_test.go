@@ -138,6 +138,20 @@ func TestCheckFiles(t *testing.T) {
 		{name: "no TOKENUSER in a shared spool", conf: "AUTHPATH auth\nPASSWORDCMD pass", net: true, files: map[string]string{"auth": ""}, want: []string{
 			"DIR/dma.conf:2: PASSWORDCMD: nobody runs it: set TOKENUSER to the user whose it is",
 		}},
+		{name: "ALIASUSER is nobody", conf: "ALIASUSER nobody.here", want: []string{
+			"DIR/dma.conf:1: ALIASUSER: there is no user nobody.here, and mail for the commands and files of the aliases waits; name one who exists",
+		}},
+		{name: "ALIASUSER is the user of the spool", conf: "ALIASUSER me"},
+		{name: "ALIASUSER is another one", conf: "ALIASUSER other", want: []string{
+			"DIR/dma.conf:1: ALIASUSER: other is not the user of the spool (uid 4242), whose the commands and files of the aliases are, and mail for them waits; name that user or none",
+		}},
+		{name: "ALIASUSER is another one in a shared spool", conf: "ALIASUSER other", net: true},
+		{name: "ALIASUSER is one of the service", conf: "ALIASUSER me", net: true, want: []string{
+			"DIR/dma.conf:1: ALIASUSER: the commands and files of the aliases cannot be those of me, and mail for them waits; name a user who is neither root nor one of the service",
+		}},
+		{name: "ALIASUSER reads the credentials", conf: "ALIASUSER other", net: true, reader: 4243, want: []string{
+			"DIR/dma.conf:1: ALIASUSER: the commands and files of the aliases cannot be those of other, *",
+		}},
 		{name: "a refused login", conf: "AUTHPATH auth", files: map[string]string{"auth": "me|relay.example:x\n", "logins": string(refused)}, want: []string{
 			`DIR/auth: relay.example[192.0.2.1]:25 has refused the login of me 3 times, last at 2026-06-01T11:59:00Z: 535 5.7.8 ?no; mend it here, or there and run "dma-runner flush"`,
 		}},

@@ -2,6 +2,7 @@ package runner
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -42,6 +43,7 @@ type mailCheck struct {
 	problem func(text string)
 	note    func(text string)
 
+	most int // .forward files that are read; mostReads if 0
 	said map[string]bool
 }
 
@@ -82,9 +84,9 @@ func (k *mailCheck) sayf(format string, args ...any) {
 	k.say(text, text)
 }
 
-// sayAt tells a problem with a target.
+// sayAt tells a problem with a target, once, however many aliases lead to it.
 func (k *mailCheck) sayAt(t forward.Target, format string, args ...any) {
-	k.sayf("%s", config.Problem{File: t.File, Line: t.Line, Text: fmt.Sprintf(format, args...)})
+	k.say(where(t), config.Problem{File: t.File, Line: t.Line, Text: fmt.Sprintf(format, args...)}.String())
 }
 
 // included tells of files that may look different to the queue.
@@ -116,6 +118,8 @@ func (k *mailCheck) expansions() {
 		var p forward.Problem
 		switch {
 		case k.ctx.Err() != nil:
+		case k.ids != nil && !k.all && errors.Is(err, fs.ErrPermission):
+			k.sayf("what becomes of mail for %s cannot be told: %v", name, err)
 		case errors.As(err, &p):
 			k.say(p.Error(), fmt.Sprintf("%v; mail for %s waits", p, name))
 		case err != nil:
@@ -132,7 +136,7 @@ func (k *mailCheck) targets(name string, targets []forward.Target) {
 		switch t.Kind {
 		case forward.File, forward.Maildir, forward.Command:
 			if k.aliasUser == "" {
-				k.sayAt(t, "%s is a %s and nobody's; mail for %s waits: set ALIASUSER in dma.conf to the user whose it is", t, t.Kind, name)
+				k.sayAt(t, "%s is nobody's, and mail for %s waits; set ALIASUSER in dma.conf to the user whose the commands and files of the aliases are", t, name)
 			}
 		case forward.Address:
 			k.nobodys(name, t)
@@ -146,7 +150,7 @@ func (k *mailCheck) targets(name string, targets []forward.Target) {
 				k.sayAt(t, "mail for %s waits: %v", name, err)
 			default:
 				if why := k.unserved(u); why != "" {
-					k.sayAt(t, "%s", why)
+					k.say(why, config.Problem{File: t.File, Line: t.Line, Text: why}.String())
 				}
 			}
 		}
@@ -214,9 +218,9 @@ func (k *mailCheck) forwards() {
 			list = append(list, r)
 		}
 	}
-	if len(list) > mostReads {
-		k.note(fmt.Sprintf("%d users of %s may have a .forward, and those of the first %d are looked at", len(list), where, mostReads))
-		list = list[:mostReads]
+	if most := cmp.Or(k.most, mostReads); len(list) > most {
+		k.note(fmt.Sprintf("local mail: %d users of %s may have a .forward, and only those of the first %d are looked at; ask for others with \"dma-runner verify\"", len(list), where, most))
+		list = list[:most]
 	}
 	k.read(list)
 	for _, r := range list {

@@ -13,6 +13,7 @@ import (
 	"dma/agent"
 	"dma/forward"
 	"dma/internal/passwd"
+	"dma/spooldir"
 )
 
 // onlooker is the agent of a user who looks at a spool that all users share: it
@@ -50,9 +51,9 @@ func (v *verifier) doubt(path string, targets []forward.Target) error {
 		switch {
 		case !ok:
 		case !v.queueMay(info, st):
-			return fmt.Errorf("it is user dma who reads this file for mail, and by the owner and mode of %s may not; root can tell", at)
+			return fmt.Errorf("user %s reads this file for mail, and may not by the owner and mode of %s; root can tell", spooldir.QueueUser, at)
 		case powers && (int(st.Uid) == v.caller || int(st.Uid) == v.ids.QueueUID):
-			return fmt.Errorf("it is user dma who reads this file for mail, and by the owner of %s may judge otherwise about its commands, files and includes; root can tell", at)
+			return fmt.Errorf("user %s reads this file for mail, and by the owner of %s may not take its commands, files and includes as you would; root can tell", spooldir.QueueUser, at)
 		}
 	}
 	return nil

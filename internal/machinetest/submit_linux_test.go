@@ -264,8 +264,11 @@ func TestSubmitGroup(t *testing.T) {
 			t.Errorf("%s: exit %d: %s", r.what, r.code, r.stderr)
 		}
 	}
-	for _, args := range [][]string{{"-C", "/home/alice/real.conf", "-q"}, {"-C", "/home/alice/links.conf", "-bp"}, {"-bs"}, {"-bi"}, {"-bv", "bob"}} {
+	for _, args := range [][]string{{"-C", "/home/alice/real.conf", "-q"}, {"-C", "/home/alice/links.conf", "-bp"}, {"-bs"}, {"-bi"}} {
 		m.as("alice", "EHLO x\r\nMAIL FROM:<>\r\nRCPT TO:<bob>\r\nDATA\r\nx\r\n.\r\nQUIT\r\n", append([]string{dmaFile}, args...)...)
+	}
+	if r := m.as("alice", "", dmaFile, "-bv", "bob"); r.code != 0 || r.stdout != "bob: user\n  (.forward of bob: only bob and root see it)\n" || r.stderr != "" {
+		t.Errorf("%s: exit %d: %s%s", r.what, r.code, r.stdout, r.stderr)
 	}
 	for _, line := range []string{
 		"ls %s/new", "ls %s/tmp", "touch %s/new/x", "touch %s/tmp/x", "mkdir %s/new/x", "ln /home/alice/real.conf %s/new/x", "ln -s /etc/shadow %s/tmp/x",
