@@ -2,7 +2,6 @@ package runner
 
 import (
 	"bufio"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"strings"
-	"sync"
 	"time"
 
 	"dma/agent"
@@ -23,15 +21,9 @@ import (
 // The bounds of looking at local mail.
 const (
 	mailTime    = time.Minute
-	mostReads   = 1000 // of .forward files
-	readsAtOnce = 8
 	mostSaid    = 1000 // problems
 	longestSaid = 4096 // octets
 )
-
-// passwdFile is where the users are found whose .forward is looked at: other sources
-// cannot be asked for all of them.
-const passwdFile = "/etc/passwd"
 
 // mailCheck looks for what makes mail for this host wait, or come back: in the
 // aliases as the queue reads them, and in the .forward files as it has them read.
@@ -91,6 +83,9 @@ func (k *mailCheck) sayAt(t forward.Target, format string, args ...any) {
 
 // included tells of files that may look different to the queue.
 func (k *mailCheck) included() {
+	if k.ids == nil || k.all {
+		return
+	}
 	for _, path := range k.config.Aliases {
 		if err := k.doubt(path, nil); err != nil {
 			k.sayf("%s: %v", path, err)
@@ -186,152 +181,6 @@ func (k *mailCheck) nobodys(name string, t forward.Target) {
 	}
 }
 
-// forwards looks at the .forward files that the caller may see, of users whose mail
-// comes to them.
-func (k *mailCheck) forwards() {
-	if !k.all {
-		return
-	}
-	all, where, err := k.everybody()
-	if err != nil {
-		k.sayf("the .forward files of the users cannot be looked at: %v", err)
-		return
-	}
-	var list []*reading
-	for _, u := range all {
-		r := &reading{user: u, agent: k.agent, counts: k.ids == nil || mayForward(k.config, u)}
-		switch {
-		case k.ctx.Err() != nil:
-			return
-		case !k.reaches(u):
-		case u.UID == 0 && k.ids != nil:
-			if why := k.unserved(u); why != "" {
-				k.sayf("%s", why)
-			} else if u.Name == "root" && k.rootForward != "" {
-				k.sayf("%s does not count, since nothing is done as root; name a person for root in the aliases", k.rootForward)
-			}
-		case !r.counts && k.anyone == nil, k.barred(u, false) != nil, k.nothing(u):
-		default:
-			if !r.counts {
-				r.agent = k.anyone
-			}
-			list = append(list, r)
-		}
-	}
-	if most := cmp.Or(k.most, mostReads); len(list) > most {
-		k.note(fmt.Sprintf("local mail: %d users of %s may have a .forward, and only those of the first %d are looked at; ask for others with \"dma-runner verify\"", len(list), where, most))
-		list = list[:most]
-	}
-	k.read(list)
-	for _, r := range list {
-		k.judge(r)
-	}
-}
-
-// reading is a .forward that is read.
-type reading struct {
-	user   passwd.User
-	agent  agent.Agent
-	counts bool // for mail
-	result forward.Result
-	err    error
-}
-
-// read reads several at a time.
-func (k *mailCheck) read(list []*reading) {
-	next := make(chan *reading)
-	var group sync.WaitGroup
-	for range readsAtOnce {
-		group.Go(func() {
-			for r := range next {
-				if r.err = k.ctx.Err(); r.err == nil {
-					r.result, r.err = r.agent.Forward(k.ctx, r.user, "")
-				}
-			}
-		})
-	}
-	for _, r := range list {
-		next <- r
-	}
-	close(next)
-	group.Wait()
-}
-
-// judge tells what is wrong with a .forward.
-func (k *mailCheck) judge(r *reading) {
-	switch {
-	case errors.Is(r.err, context.DeadlineExceeded) || errors.Is(r.err, context.Canceled):
-		// The bound of the check; that of the file has a text.
-	case !r.counts && (r.result.Path != "" || k.seen(r.user)):
-		k.sayf("%s does not count, since %s (uid %d) is below MINUID %d; name %[2]s in FORWARDUSERS if it has to", k.path(r.user), r.user.Name, r.user.UID, k.config.MinUID)
-	case !r.counts:
-	case r.err != nil:
-		k.sayf("mail for %s waits: %v", r.user.Name, r.err)
-	default:
-		for _, t := range forward.KeepOwn(r.result.Targets, r.user.Name, k.isLocal) {
-			if t.Kind == forward.Address {
-				k.nobodys(r.user.Name, t)
-			}
-		}
-	}
-}
-
-// everybody returns the users who are served, and where they are listed.
-func (k *mailCheck) everybody() (users []passwd.User, where string, err error) {
-	switch {
-	case k.ids != nil:
-		where = passwdFile
-	case k.config.Users != "":
-		where = k.config.Users
-	default:
-		u, err := k.users.LookupID(k.ctx, k.owner)
-		return []passwd.User{u}, passwdFile, err
-	}
-	users, err = passwd.File(where).Users(k.ctx)
-	return users, where, err
-}
-
-// reaches reports whether mail for the name of u comes to u, and not elsewhere by an
-// alias.
-func (k *mailCheck) reaches(u passwd.User) bool {
-	x, err := k.expand(u.Name)
-	if err != nil {
-		return false
-	}
-	for _, t := range x.Targets {
-		if t.Kind == forward.User && t.Value == u.Name {
-			return true
-		}
-	}
-	return false
-}
-
-// path is where the .forward of u has to be.
-func (k *mailCheck) path(u passwd.User) string {
-	return forward.ExpandPath(k.config.Forward, u.Name, u.Home)
-}
-
-// seen reports whether this process sees a .forward of u.
-func (k *mailCheck) seen(u passwd.User) bool {
-	_, err := os.Lstat(k.path(u))
-	return err == nil
-}
-
-// nothing reports whether u surely has no .forward: then no process has to look. It
-// is so where everybody can see that there is none.
-func (k *mailCheck) nothing(u passwd.User) bool {
-	path := k.path(u)
-	if path == "" {
-		return true
-	}
-	info, err := os.Stat(u.Home)
-	if err != nil || !info.IsDir() || info.Mode()&fs.ModeSticky != 0 {
-		return false
-	}
-	_, err = os.Lstat(path)
-	return errors.Is(err, fs.ErrNotExist)
-}
-
 // What begins a line in which the process that looks for root tells of a problem, or
 // notes something.
 const (
@@ -383,18 +232,4 @@ func (c *call) checkMail(problem, note func(text string)) error {
 	}
 	(&mailCheck{verifier: v, problem: problem, note: note}).run()
 	return nil
-}
-
-// rootForward returns the path of the .forward of root, if there is one. Nothing of
-// it is read.
-func rootForward(c *config.Config) string {
-	u, err := passwd.System().Lookup(context.Background(), "root")
-	if err != nil {
-		return ""
-	}
-	path := forward.ExpandPath(c.Forward, u.Name, u.Home)
-	if _, err := os.Lstat(path); err != nil {
-		return ""
-	}
-	return path
 }

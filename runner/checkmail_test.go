@@ -8,6 +8,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+
+	"dma/agent"
+	"dma/forward"
+	"dma/internal/passwd"
 )
 
 // checkOf returns what the check of local mail says of a site.
@@ -68,8 +73,8 @@ func TestCheckMail(t *testing.T) {
 			"mail for alice waits: DIR/home/alice/.forward:1: a quote is never closed; put a \" at the end of the entry",
 			"mail for carol waits: DIR/home/carol/.forward is a directory; put a regular file in its place, or remove it",
 		}},
-		{"more .forward files than are looked at", map[string]string{"home/alice/.forward": "bob", "home/bob/.forward": "carol", "home/carol/.forward": "\"x"}, func(k *mailCheck) { k.most = 2 }, []string{
-			`note local mail: 3 users of DIR/passwd may have a .forward, and only those of the first 2 are looked at; ask for others with "dma-runner verify"`,
+		{"more .forward files than are looked at", map[string]string{"home/alice/.forward": "bob", "home/bob/.forward": "carol", "home/carol/.forward": "alice"}, func(k *mailCheck) { k.most = 2 }, []string{
+			`note local mail: the .forward files of 1 more user of DIR/passwd were not looked at; ask for them with "dma-runner verify"`,
 		}},
 		{"no time", map[string]string{"aliases": "a: jim\n", "home/alice/.forward": "\"x"}, func(k *mailCheck) {
 			ctx, cancel := context.WithCancel(k.ctx)
@@ -89,6 +94,38 @@ func TestCheckMail(t *testing.T) {
 			}
 		})
 	}
+}
+
+// hanging is an agent that does not come back with the .forward of bob.
+type hanging struct {
+	agent.Agent
+	until chan struct{}
+}
+
+func (h hanging) Forward(ctx context.Context, u passwd.User, detail string) (forward.Result, error) {
+	if u.Name == "bob" {
+		<-h.until
+	}
+	return h.Agent.Forward(ctx, u, detail)
+}
+
+// TestCheckMailHangs: a file system that does not answer is said to do so, and holds
+// up nothing else.
+func TestCheckMailHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		until := make(chan struct{})
+		defer close(until)
+		dir := site(t, "", map[string]string{"home/alice/.forward": "\"x", "home/bob/.forward": "carol", "home/carol/.forward": "\"x"})
+		got := checkOf(t, dir, func(k *mailCheck) { k.agent = hanging{k.agent, until} })
+		want := []string{
+			"mail for alice waits: DIR/home/alice/.forward:1: a quote is never closed; put a \" at the end of the entry",
+			"mail for bob waits: DIR/home/bob/.forward could not be read within 20s; see whether its file system answers",
+			"mail for carol waits: DIR/home/carol/.forward:1: a quote is never closed; put a \" at the end of the entry",
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+		}
+	})
 }
 
 // TestCheckMailMany: of the problems of a file that is all wrong the first thousand

@@ -94,6 +94,24 @@ func TestFile(t *testing.T) {
 	}
 }
 
+func TestUsers(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "passwd")
+	write(t, name, users)
+	f := File(name)
+	all, err := f.Users(t.Context())
+	var names []string
+	for _, u := range all {
+		names = append(names, u.Name)
+	}
+	if got := strings.Join(names, " "); err != nil || got != "root toor joe nohome" {
+		t.Errorf("%s, %v", got, err)
+	}
+	write(t, name, "")
+	if all, err := f.Users(t.Context()); err == nil {
+		t.Errorf("an empty file: %v", all)
+	}
+}
+
 func TestFileChanges(t *testing.T) {
 	ctx := context.Background()
 	dir := t.TempDir()
