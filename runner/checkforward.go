@@ -166,6 +166,9 @@ func (k *mailCheck) everybody() (users []passwd.User, where string, err error) {
 		where = k.config.Users
 	default:
 		u, err := k.users.LookupID(k.ctx, k.owner)
+		if errors.Is(err, passwd.ErrUnknown) {
+			return nil, passwdFile, nil // as in a container; it relays
+		}
 		return []passwd.User{u}, passwdFile, err
 	}
 	users, err = passwd.File(where).Users(k.ctx)

@@ -50,6 +50,9 @@ func (k *mailCheck) run() {
 	if err != nil {
 		k.sayf("%v; mail for this host waits until uid %d can read them", err, os.Geteuid())
 	}
+	if k.config.NullClient {
+		return // no mail is local
+	}
 	k.included()
 	k.expansions()
 	if k.ctx.Err() == nil {

@@ -84,6 +84,9 @@ func TestCheckMail(t *testing.T) {
 		{"not for the caller", map[string]string{"aliases": "a: jim\n", "home/alice/.forward": "\"x"}, func(k *mailCheck) { k.all = false }, []string{
 			"DIR/aliases:1: jim is no alias and no user, and mail for a to it is returned; correct the name",
 		}},
+		{"no mail is local", map[string]string{"aliases": "a: jim\nb \n", "home/alice/.forward": "\"x"}, func(k *mailCheck) { k.config.NullClient = true }, []string{
+			"DIR/aliases:2: no colon after `b`; write name: target, target",
+		}},
 		{"untrusted text", map[string]string{"aliases": "a: \"|\u009bA\t\u202e b\"\n"}, nobodys, []string{
 			"DIR/aliases:1: \"|?A?? b\" is nobody's, and mail for a waits; set ALIASUSER in dma.conf to the user whose the commands and files of the aliases are",
 		}},

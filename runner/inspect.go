@@ -67,7 +67,10 @@ func (c *call) inspect(ctx context.Context, ids *spooldir.Identities, what inspe
 	}()
 	code, err := parent.Inspect(ctx, what.Command, options, in)
 	in.Close()
-	<-taken
+	select {
+	case <-taken:
+	case <-ctx.Done(): // who reads it may be waiting for us to end
+	}
 	switch {
 	case ctx.Err() != nil:
 		return exitf(exitTempfail, "stopped before the end")
@@ -122,9 +125,14 @@ func inspectRole(stdio Stdio) error {
 		agents := agent.NewRemote(options)
 		defer agents.Close()
 		v.agent = agents
-		return v.trees(what.Args)
+		err = v.trees(what.Args)
 	case checkCommand:
-		return inspectMail(v, options, what.RootForward)
+		err = inspectMail(v, options, what.RootForward)
+	default:
+		err = fmt.Errorf("there is no command %q to inspect", what.Command)
 	}
-	return fmt.Errorf("there is no command %q to inspect", what.Command)
+	if ctx.Err() != nil { // who has asked for the end says so
+		err = &exitError{code: exitTempfail}
+	}
+	return err
 }

@@ -91,6 +91,7 @@ gone: nobody.here
 		{"", "alice", "robot,dma,nobody.here", 67, "robot: mailbox /var/mail/robot\ndma: " + mailSystem + "nobody.here: no such user\n"},
 		{"FORWARDUSERS robot", "root", "robot", 75, "robot: user, /home/robot/.forward\n  carol (/home/robot/.forward:1): " + carol},
 		{"", "root", "joe@example.org", 0, "joe@example.org: " + smarthost},
+		{"SENDERRELAY /etc/closed", "root", "joe@example.org", 77, "joe@example.org: remote, cannot be told: SENDERRELAY: open /etc/closed: permission denied\n"},
 	} {
 		m.configure(tt.conf)
 		r := m.as(tt.user, "", dmaFile, "-bv", "--", tt.args)
