@@ -42,7 +42,7 @@ func TestSpoolExamples(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := m.Verify(); err != nil {
+		if err := m.Verify(t.Context()); err != nil {
 			t.Error(err)
 		}
 		m.Close()
@@ -338,7 +338,7 @@ func (w *writer) open(state spooldir.State, file string) error {
 		return err
 	}
 	defer m.Close()
-	return m.Verify()
+	return m.Verify(w.t.Context())
 }
 
 // journal writes the journal of the first message, with two lines that a crash

@@ -36,6 +36,9 @@ func (q *Queue) expand(m *spooldir.Message, n int, from spooldir.State, x expans
 	if !keep {
 		env.Return, env.EnvelopeID = "", ""
 	}
+	if err := q.roomFor(m); err != nil {
+		return err
+	}
 	head := "Delivered-To: " + q.deliveryAddress(&m.Recipients[n-1]) + "\n"
 	draft, err := q.write(env, head, m.Content())
 	if err != nil {
@@ -95,6 +98,19 @@ func dueBy(parent, child *spooldir.Recipient) dsn.Kind {
 		return dsn.Delivered
 	}
 	return dsn.Expanded
+}
+
+// roomFor returns an error if the disk has no room for the content of a child of m.
+// To find that out by writing would take from everybody the room that there is.
+func (q *Queue) roomFor(m *spooldir.Message) error {
+	if m.ContentLength <= largeContent {
+		return nil
+	}
+	room, err := q.spool.Room()
+	if err == nil && room.Bytes < m.ContentLength {
+		err = &spooldir.FullError{Err: fmt.Errorf("%d octets are free, and a copy of the message has %d", room.Bytes, m.ContentLength)}
+	}
+	return err
 }
 
 // withoutFirst returns the content of a message without its first line if that

@@ -30,6 +30,12 @@ func (q *Queue) lineUp(ctx context.Context, state spooldir.State, name spooldir.
 	if numbers, err = q.delivered(m, state, numbers); err != nil {
 		return err
 	}
+	return q.settle(m, state, q.toLanes(ctx, m, numbers, lanes))
+}
+
+// toLanes adds recipients to the lanes of their users, and returns what was decided
+// about those who have none.
+func (q *Queue) toLanes(ctx context.Context, m *spooldir.Message, numbers []int, lanes func(*spooldir.Recipient) *states.Lanes[spooldir.Name]) []result {
 	var results []result
 	for _, n := range numbers {
 		u, _, err := q.localUser(ctx, &m.Recipients[n-1])
@@ -49,7 +55,7 @@ func (q *Queue) lineUp(ctx context.Context, state spooldir.State, name spooldir.
 			lanes(&m.Recipients[n-1]).Add(u.Name, file.String(), file)
 		}
 	}
-	return q.settle(m, state, results)
+	return results
 }
 
 // runForwarding reads a user's .forward once for a batch of recipients, and
@@ -81,8 +87,7 @@ func (q *Queue) runForwarding(ctx context.Context, user string, names []spooldir
 			return a.result, a.err
 		})
 		if err != nil && ctx.Err() == nil {
-			q.trouble(spooldir.Forwarding, name, err)
-			q.pause(spooldir.Forwarding, name)
+			q.later(spooldir.Forwarding, name, err)
 		}
 	}
 }
@@ -137,9 +142,25 @@ func (q *Queue) forwardOne(ctx context.Context, u passwd.User, name spooldir.Nam
 	})
 }
 
+// later deals with trouble of the machine in a lane: it is logged, and the name is
+// looked at again after a pause. For a lock that another process holds, the loop of
+// the state waits, in no lane's place.
+func (q *Queue) later(state spooldir.State, name spooldir.Name, err error) {
+	if errors.Is(err, spooldir.ErrBusy) {
+		q.bell(state).Ring(name)
+		return
+	}
+	q.trouble(state, name, err)
+	q.pause(state, name)
+}
+
 // pause makes a worker look at a name again after trouble of the machine.
 func (q *Queue) pause(state spooldir.State, name spooldir.Name) {
-	timer, stop := q.clock.After(30 * time.Second)
+	q.ringAfter(30*time.Second, state, name)
+}
+
+func (q *Queue) ringAfter(d time.Duration, state spooldir.State, name spooldir.Name) {
+	timer, stop := q.clock.After(d)
 	go func() {
 		defer stop()
 		select {

@@ -19,12 +19,34 @@ import (
 // of their own: they may take long, and where many users' do, mailboxes are
 // written all the same.
 func (q *Queue) handleLocal(ctx context.Context, name spooldir.Name) (time.Time, error) {
-	return time.Time{}, q.lineUp(ctx, spooldir.Local, name, func(r *spooldir.Recipient) *states.Lanes[spooldir.Name] {
-		if r.Kind == spooldir.Command {
-			return q.commands
-		}
-		return q.local
-	})
+	return time.Time{}, q.lineUp(ctx, spooldir.Local, name, q.localLanes)
+}
+
+func (q *Queue) localLanes(r *spooldir.Recipient) *states.Lanes[spooldir.Name] {
+	if r.Kind == spooldir.Command {
+		return q.commands
+	}
+	return q.local
+}
+
+// lineUpBusy lines recipients in local up, at start, whose message another process
+// keeps locked: a mailbox may hold the beginning of it, and nothing is to come
+// behind that. It makes no step; and those that deliveries make need no lock.
+func (q *Queue) lineUpBusy(ctx context.Context, name spooldir.Name) error {
+	m, err := q.opened(spooldir.Local, name, q.spool.OpenAny)
+	if m == nil {
+		return err
+	}
+	defer m.Close()
+	q.mu.Lock()
+	orphaned := len(q.orphaned[m.ID]) > 0
+	q.mu.Unlock()
+	numbers, err := q.spool.Standing(m, spooldir.Local)
+	if err != nil || orphaned { // its step comes first
+		return err
+	}
+	q.toLanes(ctx, m, numbers, q.localLanes)
+	return nil
 }
 
 // runLocal has a batch of recipients of one user delivered.
@@ -93,8 +115,7 @@ func (q *Queue) runLocal(ctx context.Context, user string, names []spooldir.Name
 			return // cut off by the end of the process: it stays where it is
 		}
 		if err := q.finishLocal(ctx, u.Name, m, job); err != nil {
-			q.trouble(spooldir.Local, m.Name(job.Message.Recipient), err)
-			q.pause(spooldir.Local, m.Name(job.Message.Recipient))
+			q.later(spooldir.Local, m.Name(job.Message.Recipient), err)
 		}
 	})
 	if next != len(jobs) {
@@ -215,6 +236,9 @@ func (q *Queue) expandAgain(ctx context.Context, m *spooldir.Message, n int) err
 	}
 	// Without the Delivered-To of the expansion that is taken back: it would
 	// look like a loop.
+	if err := q.roomFor(m); err != nil {
+		return err
+	}
 	content, err := withoutFirst(m, "Delivered-To: "+q.qualify(r.Address)+"\n")
 	if err != nil {
 		return err

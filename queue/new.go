@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -19,30 +20,74 @@ const (
 	maxDepth = 20 // expansions of expansions
 )
 
-// handleNew decides where the recipients of a message go: another state, or a
-// child message in their place.
+// largeContent is from when on a message counts as large, in octets.
+const largeContent = 1 << 20
+
+// handleNew decides where the recipients of a message go, or lines the message up
+// where that may take long: its whole content is read, and how much that is, is its
+// submitter's word. A file with holes states terabytes and costs nothing. It cannot
+// be refused for them, since file systems that compress or share blocks have as few
+// for honest mail. So large messages of one submitter have one place, and those of
+// all submitters together a few, none of which is taken from small ones.
 func (q *Queue) handleNew(ctx context.Context, name spooldir.Name) (time.Time, error) {
+	if q.large.Again(name.ID) {
+		return time.Time{}, nil
+	}
 	m, numbers, err := q.take(ctx, spooldir.New, name)
 	if m == nil {
 		return time.Time{}, err
 	}
 	defer m.Close()
+	if m.ContentLength > largeContent {
+		q.large.Add(strconv.Itoa(q.spool.SubmittedBy(m)), m.ID, name)
+		return time.Time{}, nil
+	}
+	return time.Time{}, q.admit(ctx, m, numbers)
+}
 
+// runLarge does for large messages what handleNew does for others.
+func (q *Queue) runLarge(ctx context.Context, _ string, names []spooldir.Name) {
+	for _, name := range names {
+		err := q.handleLarge(ctx, name)
+		switch {
+		case err == nil, ctx.Err() != nil:
+		case errors.Is(err, spooldir.ErrBusy):
+			// It was not a moment ago, and handleNew finds out whether that lasts.
+			q.ringAfter(time.Second, spooldir.New, name)
+		default:
+			q.trouble(spooldir.New, name, err)
+			q.pause(spooldir.New, name)
+		}
+	}
+}
+
+func (q *Queue) handleLarge(ctx context.Context, name spooldir.Name) error {
+	m, numbers, err := q.take(ctx, spooldir.New, name)
+	if m == nil {
+		return err
+	}
+	defer m.Close()
+	return q.admit(ctx, m, numbers)
+}
+
+// admit decides where recipients of a message in new go: another state, or a child
+// message in their place.
+func (q *Queue) admit(ctx context.Context, m *spooldir.Message, numbers []int) error {
 	var corrupt *spooldir.CorruptError
-	if err := m.Verify(); errors.As(err, &corrupt) {
+	if err := m.Verify(ctx); errors.As(err, &corrupt) {
 		for _, n := range numbers {
 			q.quarantine(spooldir.New, m.Name(n).String(), corrupt.Reason)
 		}
-		return time.Time{}, nil
+		return nil
 	} else if err != nil {
-		return time.Time{}, err
+		return err
 	}
 	if err := q.finishParents(ctx, m); err != nil {
-		return time.Time{}, err
+		return err
 	}
 	made, err := q.spool.CreateJournal(m.ID)
 	if err != nil {
-		return time.Time{}, err
+		return err
 	}
 	if made {
 		if m.Modified.After(q.started) && !m.Modified.After(time.Now()) {
@@ -53,32 +98,32 @@ func (q *Queue) handleNew(ctx context.Context, name spooldir.Name) (time.Time, e
 		q.log.Queued(m.ID, m.Sender, q.spool.SubmittedBy(m), m.ContentLength, len(m.Recipients))
 		e := spooldir.Entry{Time: q.clock.Now(), Event: spooldir.Queued, Owner: &m.Submitter}
 		if err := q.spool.AppendJournal(m.ID, false, e); err != nil {
-			q.trouble(spooldir.New, name, err)
+			q.trouble(spooldir.New, m.Name(numbers[0]), err)
 		}
 	} else {
 		journal, err := q.history(m)
 		if err != nil {
-			return time.Time{}, err
+			return err
 		}
 		if owner := journal.Owner(); owner >= 0 && owner != m.Submitter {
 			for _, n := range numbers {
 				q.quarantine(spooldir.New, m.Name(n).String(), fmt.Sprintf("the id is that of another message, of uid %d", owner))
 			}
-			return time.Time{}, nil
+			return nil
 		}
 		if numbers, err = q.delivered(m, spooldir.New, numbers); err != nil {
-			return time.Time{}, err
+			return err
 		}
 	}
 
 	trace, err := readTrace(m.Content())
 	if err != nil {
-		return time.Time{}, err
+		return err
 	}
 	var results []result
 	for _, n := range numbers {
 		if err := ctx.Err(); err != nil {
-			return time.Time{}, err
+			return err
 		}
 		r, err := q.route(ctx, m, n, trace)
 		if err != nil && ctx.Err() == nil {
@@ -86,13 +131,13 @@ func (q *Queue) handleNew(ctx context.Context, name spooldir.Name) (time.Time, e
 			q.trouble(spooldir.New, m.Name(n), err)
 			r = &result{n: n, to: spooldir.Tempfail, status: "4.3.0", reply: err.Error(), relay: "none"}
 		} else if err != nil {
-			return time.Time{}, err
+			return err
 		}
 		if r != nil {
 			results = append(results, *r)
 		}
 	}
-	return time.Time{}, q.settle(m, spooldir.New, results)
+	return q.settle(m, spooldir.New, results)
 }
 
 // route decides about recipient n. A nil result means that a child has taken

@@ -59,6 +59,7 @@ type Queue struct {
 	forwarding *states.Lanes[spooldir.Name]
 	local      *states.Lanes[spooldir.Name] // mailboxes and files
 	commands   *states.Lanes[spooldir.Name] // of users and of the aliases
+	large      *states.Lanes[spooldir.Name] // messages in new that take long to read, by who submitted them
 	loops      []*states.Loop
 
 	mu         sync.Mutex
@@ -70,9 +71,10 @@ type Queue struct {
 	onFlush    func()
 	journals   spooldir.Deliveries
 	told       troubles
-	removed    map[string]bool         // names in local that are delivered, and that the full disk let go of no other way
-	unfinished map[string][]unfinished // by place, in the order in which they were begun
-	unrecorded map[string]result       // of names in local that are delivered, which the disk did not let anybody record
+	removed    map[string]bool            // names in local that are delivered, and that the full disk let go of no other way
+	unfinished map[string][]unfinished    // by place, in the order in which they were begun
+	orphaned   map[string][]spooldir.Name // messages of dma's own whose parents' steps could not be finished at start, by the id of the parent
+	unrecorded map[string]result          // of names in local that are delivered, which the disk did not let anybody record
 	stopping   <-chan struct{}
 }
 
@@ -82,6 +84,7 @@ const (
 	parallelForwards = 4  // .forward files being read, of as many users
 	parallelAgents   = 12 // users whose mailboxes and files are written
 	parallelCommands = 8  // users whose commands run: most agents never have any
+	parallelLarge    = 4  // submitters whose large messages are looked at
 	agentBatch       = 64 // messages an agent gets at a time
 	laneItems        = 20000
 
@@ -118,8 +121,8 @@ func New(o Options) *Queue {
 		users: passwd.NewRecent(o.Users, o.Clock.Now), agent: o.Agent, watcher: o.Watcher, syncer: o.Syncer, onFlush: o.OnFlush,
 		started: time.Now(), fresh: make(map[string]bool), gathered: make(map[string]spooldir.Name),
 		released: make(map[string]map[int]time.Time), unrecorded: make(map[string]result),
-		unfinished: make(map[string][]unfinished),
-		told:       make(troubles), removed: make(map[string]bool),
+		unfinished: make(map[string][]unfinished), orphaned: make(map[string][]spooldir.Name),
+		told: make(troubles), removed: make(map[string]bool),
 	}
 	q.mover = states.NewMover(o.Spool, states.Queue, o.Syncer, q.moved)
 	lanes := func(state spooldir.State, total int, rest time.Duration, run func(context.Context, string, []spooldir.Name)) *states.Lanes[spooldir.Name] {
@@ -134,6 +137,8 @@ func New(o Options) *Queue {
 	q.forwarding = lanes(spooldir.Forwarding, parallelForwards, restForwards, q.runForwarding)
 	q.local = lanes(spooldir.Local, parallelAgents, restAgents, q.runLocal)
 	q.commands = lanes(spooldir.Local, parallelCommands, 0, q.runLocal)
+	q.large = lanes(spooldir.New, parallelLarge, 0, q.runLarge)
+	q.large.Batch = 1 // each has its turn
 	handlers := map[spooldir.State]func(context.Context, spooldir.Name) (time.Time, error){
 		spooldir.New: q.handleNew, spooldir.Forwarding: q.handleForwarding, spooldir.Local: q.handleLocal,
 		spooldir.Tempfail: q.handleTempfail, spooldir.Permfail: q.handlePermfail, spooldir.Sent: q.handleSent,
@@ -146,6 +151,8 @@ func New(o Options) *Queue {
 			Trouble: q.trouble,
 		}
 		switch state {
+		case spooldir.New:
+			l.Also = q.large.Busy
 		case spooldir.Forwarding:
 			l.Also = q.forwarding.Busy
 		case spooldir.Local:
@@ -184,7 +191,7 @@ func (q *Queue) Run(ctx context.Context) error {
 }
 
 func (q *Queue) lanes() []*states.Lanes[spooldir.Name] {
-	return []*states.Lanes[spooldir.Name]{q.forwarding, q.local, q.commands}
+	return []*states.Lanes[spooldir.Name]{q.large, q.forwarding, q.local, q.commands}
 }
 
 // Ringing makes steps into a state ring a bell in the same process.
@@ -260,9 +267,9 @@ func (q *Queue) recover(ctx context.Context) error {
 		q.trouble(spooldir.New, spooldir.Name{}, err)
 	}
 	for _, name := range r.Children {
-		// Trouble with one is no reason to leave the others: handleNew does
-		// the same before it lets a child go.
-		if err := q.recoverChild(ctx, name); err != nil {
+		// Trouble with one is no reason to leave the others: take does the same
+		// before it lets a parent go, and handleNew before it lets a child go.
+		if err := q.recoverChild(ctx, name); err != nil && !errors.Is(err, spooldir.ErrBusy) {
 			q.trouble(spooldir.New, name, err)
 		}
 	}
@@ -281,7 +288,11 @@ func (q *Queue) recover(ctx context.Context) error {
 			continue
 		}
 		done[n.ID] = true
-		if _, err := q.handleLocal(ctx, n); err != nil {
+		_, err := q.handleLocal(ctx, n)
+		if errors.Is(err, spooldir.ErrBusy) {
+			err = q.lineUpBusy(ctx, n)
+		}
+		if err != nil {
 			q.trouble(spooldir.Local, n, err)
 		}
 	}
@@ -300,7 +311,35 @@ func (q *Queue) recoverChild(ctx context.Context, name spooldir.Name) error {
 		return err
 	}
 	defer m.Close()
-	return q.finishParents(ctx, m)
+	if err := q.finishParents(ctx, m); err != nil {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		for _, p := range m.Parents {
+			if list := q.orphaned[p.Name.ID]; !slices.Contains(list, name) {
+				q.orphaned[p.Name.ID] = append(list, name)
+			}
+		}
+		return err
+	}
+	return nil
+}
+
+// recoverChildren finishes the steps of a message that recover could not finish.
+func (q *Queue) recoverChildren(ctx context.Context, id string) error {
+	q.mu.Lock()
+	children := q.orphaned[id]
+	q.mu.Unlock()
+	for _, name := range children {
+		if err := q.recoverChild(ctx, name); err != nil {
+			return err
+		}
+	}
+	if children != nil {
+		q.mu.Lock()
+		delete(q.orphaned, id)
+		q.mu.Unlock()
+	}
+	return nil
 }
 
 // open opens a message for a worker. A nil message without error means that
@@ -327,13 +366,18 @@ func (q *Queue) opened(state spooldir.State, name spooldir.Name, open func(spool
 
 // take opens a message, locks it, and returns the numbers of its recipients
 // that stand in state. The name stands for all of them, and may itself have
-// gone. The caller closes the message unless it is nil.
+// gone. The caller closes the message unless it is nil. If another process keeps it
+// locked, the error wraps spooldir.ErrBusy.
 func (q *Queue) take(ctx context.Context, state spooldir.State, name spooldir.Name) (*spooldir.Message, []int, error) {
 	m, err := q.opened(state, name, q.spool.OpenAny)
 	if m == nil {
 		return nil, nil, err
 	}
-	if err := m.Lock(ctx); err != nil {
+	err = q.recoverChildren(ctx, m.ID)
+	if err == nil {
+		err = m.Lock(ctx)
+	}
+	if err != nil {
 		m.Close()
 		return nil, nil, err
 	}

@@ -1,6 +1,7 @@
 package spooldir
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -26,6 +27,7 @@ type Draft struct {
 	flushed bool // the envelope's place and buf so far are in the file
 	written int64
 	sum     uint32
+	inode   inode // if held
 	held    bool
 }
 
@@ -134,8 +136,14 @@ func (d *Draft) finish() error {
 // Commit keep it until Close. The queue process, which makes a child or a
 // report, so finishes the step of its parent before anybody takes it up.
 func (d *Draft) Hold() error {
-	d.held = true
-	return ignoringEINTR(func() error { return unix.Flock(int(d.f.Fd()), unix.LOCK_EX) })
+	var st unix.Stat_t
+	if err := ignoringEINTR(func() error { return unix.Fstat(int(d.f.Fd()), &st) }); err != nil {
+		return &fs.PathError{Op: "fstat", Path: d.f.Name(), Err: err}
+	}
+	d.inode = inode{uint64(st.Dev), uint64(st.Ino)}
+	err := d.spool.lock(context.Background(), d.f, d.inode) // nobody else has this file
+	d.held = err == nil
+	return err
 }
 
 // Commit makes the message mail. The order of its steps is the one described
@@ -147,7 +155,7 @@ func (d *Draft) Hold() error {
 func (d *Draft) Commit() error {
 	if err := d.commit(); err != nil {
 		d.remove()
-		d.f.Close()
+		d.Close()
 		return fmt.Errorf("commit message %s: %w", d.env.ID, err)
 	}
 	if d.held {
@@ -197,8 +205,14 @@ func (d *Draft) remove() {
 // Abort gives the draft up and removes what there is of it.
 func (d *Draft) Abort() error {
 	d.remove()
-	return d.f.Close()
+	return d.Close()
 }
 
 // Close ends a committed draft that Hold keeps locked.
-func (d *Draft) Close() error { return d.f.Close() }
+func (d *Draft) Close() error {
+	if d.held {
+		d.held = false
+		return errors.Join(d.spool.unlock(d.f, d.inode), d.f.Close())
+	}
+	return d.f.Close()
+}

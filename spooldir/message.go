@@ -50,9 +50,11 @@ type Message struct {
 	Submitter int       // uid that owns the file, and so submitted it or is dma's own
 	Modified  time.Time // when its content was last written, before the commit
 
-	f        *os.File
-	dev, ino uint64
-	offset   int64 // where the content begins
+	spool  *Spool
+	f      *os.File
+	inode  inode
+	offset int64 // where the content begins
+	locked bool
 }
 
 // Open opens the message that a name in a state belongs to and checks its
@@ -178,7 +180,7 @@ func (s *Spool) read(f *os.File, state State, path string, name Name) (*Message,
 	case env.Kind() != Submitted && int(st.Uid) != s.owner:
 		return nil, corrupt("a %s message that uid %d wrote", env.Kind(), st.Uid)
 	}
-	return &Message{Envelope: env, Submitter: int(st.Uid), Modified: info.ModTime(), f: f, dev: dev, ino: ino, offset: offset}, nil
+	return &Message{Envelope: env, Submitter: int(st.Uid), Modified: info.ModTime(), spool: s, f: f, inode: inode{dev, ino}, offset: offset}, nil
 }
 
 // readEnvelope reads the envelope at the beginning of f.
@@ -252,8 +254,13 @@ func (s *Spool) forgetEnvelope(id string) {
 	}
 }
 
-// Close closes the file and so gives back the lock.
-func (m *Message) Close() error { return m.f.Close() }
+// Close closes the file and gives back the lock, if it is held.
+func (m *Message) Close() error {
+	if m.locked {
+		return errors.Join(m.Unlock(), m.f.Close())
+	}
+	return m.f.Close()
+}
 
 // ReadAt reads from the content.
 func (m *Message) ReadAt(p []byte, off int64) (int, error) {
@@ -276,11 +283,24 @@ func (m *Message) Content() *io.SectionReader {
 }
 
 // Verify reads the whole content and compares it with the checksum in the
-// envelope. It returns a *CorruptError if they differ: a torn write.
-func (m *Message) Verify() error {
+// envelope. It returns a *CorruptError if they differ: a torn write. How much there
+// is to read is the submitter's word, and can be more than the disk holds.
+func (m *Message) Verify(ctx context.Context) error {
 	h := crc32.NewIEEE()
-	if _, err := io.Copy(h, m.Content()); err != nil {
-		return err
+	content := m.Content()
+	buf := make([]byte, min(m.ContentLength, 128<<10)+1)
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		n, err := content.Read(buf)
+		h.Write(buf[:n])
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return err
+		}
 	}
 	if h.Sum32() != m.ContentChecksum {
 		return &CorruptError{m.f.Name(), "the checksum of the content is wrong"}
@@ -298,34 +318,20 @@ func (m *Message) Links() (int, error) {
 }
 
 // Lock takes the lock of the message, flock(2) on its inode, and holds it
-// until Close: the queue process while it moves names of the message, whoever
-// gathers recipients of one message while it looks for their names.
+// until Unlock or Close: the queue process while it moves names of the message,
+// whoever gathers recipients of one message while it looks for their names. It
+// waits for others in this process, whose work ends, and for no other process:
+// then the error wraps ErrBusy.
 func (m *Message) Lock(ctx context.Context) error {
-	wait := time.Millisecond
-	for {
-		err := unix.Flock(int(m.f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		switch {
-		case err == nil:
-			return nil
-		case errors.Is(err, unix.EINTR):
-			continue
-		case !errors.Is(err, unix.EWOULDBLOCK):
-			return &fs.PathError{Op: "flock", Path: m.f.Name(), Err: err}
-		}
-		t := time.NewTimer(wait)
-		select {
-		case <-ctx.Done():
-			t.Stop()
-			return ctx.Err()
-		case <-t.C:
-		}
-		wait = min(2*wait, 5*time.Millisecond)
-	}
+	err := m.spool.lock(ctx, m.f, m.inode)
+	m.locked = err == nil
+	return err
 }
 
 // Unlock gives the lock back and keeps the message open.
 func (m *Message) Unlock() error {
-	return ignoringEINTR(func() error { return unix.Flock(int(m.f.Fd()), unix.LOCK_UN) })
+	m.locked = false
+	return m.spool.unlock(m.f, m.inode)
 }
 
 // In reports whether recipient n of a message has its name in a state. A name
@@ -341,7 +347,7 @@ func (s *Spool) In(m *Message, n int, state State) (bool, error) {
 	if err != nil {
 		return false, &fs.PathError{Op: "lstat", Path: path, Err: err}
 	}
-	return uint64(st.Dev) == m.dev && uint64(st.Ino) == m.ino, nil
+	return m.inode == inode{uint64(st.Dev), uint64(st.Ino)}, nil
 }
 
 // Standing returns the numbers of the recipients whose names stand in a state.

@@ -226,7 +226,7 @@ func TestSteps(t *testing.T) {
 							return err
 						}
 						defer m.Close()
-						if err := m.Verify(); err != nil {
+						if err := m.Verify(t.Context()); err != nil {
 							return err
 						}
 					}

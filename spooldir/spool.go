@@ -25,6 +25,7 @@ type Spool struct {
 	mu        sync.Mutex
 	envelopes map[string]cachedEnvelope
 	cached    int // recipients in envelopes
+	turns     map[inode]*turn
 }
 
 type cachedEnvelope struct {
@@ -57,6 +58,7 @@ func Open(path string) (*Spool, error) {
 		owner:     int(st.Uid),
 		shared:    tmp.Mode&unix.S_ISGID != 0,
 		envelopes: make(map[string]cachedEnvelope),
+		turns:     make(map[inode]*turn),
 	}, nil
 }
 

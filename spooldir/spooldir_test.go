@@ -90,7 +90,7 @@ func TestCommitAndOpen(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer m.Close()
-		if err := m.Verify(); err != nil {
+		if err := m.Verify(t.Context()); err != nil {
 			t.Error(err)
 		}
 		got, err := io.ReadAll(m.Content())
@@ -123,7 +123,7 @@ func TestLargeContent(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := m.Verify(); err != nil {
+		if err := m.Verify(t.Context()); err != nil {
 			t.Error(err)
 		}
 		if m.ContentLength != int64(size) {
@@ -151,7 +151,7 @@ func TestReaderChecks(t *testing.T) {
 		}
 		m, err := s.Open(New, name)
 		if err == nil {
-			err = m.Verify()
+			err = m.Verify(t.Context())
 			m.Close()
 		}
 		var corrupt *CorruptError

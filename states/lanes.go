@@ -233,6 +233,18 @@ func (l *Lanes[T]) roomAgain(ln *lane[T]) bool {
 	return true
 }
 
+// Again reports whether an item waits or is in hand. One that is in hand is handed
+// out again afterwards, as by Add.
+func (l *Lanes[T]) Again(id any) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	e := l.in[id]
+	if e != nil && e.taken && e.again == nil {
+		e.again = &entry[T]{key: e.key, id: id, item: e.item}
+	}
+	return e != nil
+}
+
 // Busy reports whether anything waits or is in hand.
 func (l *Lanes[T]) Busy() bool {
 	l.mu.Lock()

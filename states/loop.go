@@ -3,6 +3,7 @@ package states
 import (
 	"container/heap"
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -43,7 +44,9 @@ type Loop struct {
 	// Handle takes up one message, of which name stands or stood in State.
 	// It returns when to look at the message again if nothing rings before,
 	// the zero time for never. An error is trouble of the machine: it is
-	// given to Trouble, and the message is tried again after a pause.
+	// given to Trouble, and the message is tried again after a pause. One that
+	// wraps spooldir.ErrBusy is trouble only if it lasts: Handle is to return it
+	// at once, and is called again until the lock is free.
 	Handle func(ctx context.Context, name spooldir.Name) (again time.Time, err error)
 
 	// Parallel is how many messages may be in hand at a time.
@@ -70,6 +73,7 @@ type Loop struct {
 	held    map[string]*item // by message id
 	pending []*item
 	later   laterHeap
+	busy    map[*item]bool // those that are locked
 	running int
 	looking bool // what the bell said, or a scan found, is not all pending yet
 	done    chan *item
@@ -81,11 +85,13 @@ type Loop struct {
 const troublePause = 30 * time.Second
 
 type item struct {
-	name  spooldir.Name
-	phase phase
-	dirty bool // something rang while it was in hand
-	due   time.Time
-	index int // in later
+	name   spooldir.Name
+	phase  phase
+	dirty  bool // something rang while it was in hand
+	due    time.Time
+	index  int  // in later
+	locked bool // it was, when it was last in hand
+	busy   busy
 }
 
 type phase byte
@@ -104,6 +110,7 @@ func (l *Loop) Run(ctx context.Context) error {
 		l.Clock = SystemClock{}
 	}
 	l.held = make(map[string]*item)
+	l.busy = make(map[*item]bool)
 	l.looking = true
 	l.done = make(chan *item, max(l.Parallel, 1))
 	l.mu.Unlock()
@@ -116,6 +123,7 @@ func (l *Loop) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			stop()
 			l.drain()
+			l.leaveBusy()
 			return nil
 		case <-l.Bell.C:
 			l.rung()
@@ -156,7 +164,7 @@ func (l *Loop) rung() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, n := range names {
-		l.add(n, true)
+		l.add(n, true, false)
 	}
 	l.looking = false
 }
@@ -172,7 +180,7 @@ func (l *Loop) scan() {
 	l.mu.Unlock()
 	err := l.Spool.Scan(l.State, func(n spooldir.Name) bool {
 		l.mu.Lock()
-		l.add(n, all)
+		l.add(n, all, all)
 		l.mu.Unlock()
 		return true
 	}, l.Foreign)
@@ -185,8 +193,9 @@ func (l *Loop) scan() {
 }
 
 // add makes a message pending. A scan leaves alone what rests and what is in
-// hand; news (rung) does not.
-func (l *Loop) add(n spooldir.Name, news bool) {
+// hand; news (rung) does not, unless it rests because it is locked: no news tells
+// of the end of that. A scan for all does.
+func (l *Loop) add(n spooldir.Name, news, all bool) {
 	it := l.held[n.ID]
 	switch {
 	case it == nil:
@@ -196,7 +205,7 @@ func (l *Loop) add(n spooldir.Name, news bool) {
 	case it.phase == inHand:
 		it.dirty = it.dirty || news
 		it.name = n
-	case it.phase == resting && news:
+	case it.phase == resting && (all || news && it.busy.since.IsZero()):
 		heap.Remove(&l.later, it.index)
 		it.phase = waiting
 		it.name = n
@@ -233,7 +242,10 @@ func (l *Loop) start(ctx context.Context) {
 		l.running++
 		go func(name spooldir.Name) {
 			again, err := l.handle(ctx, name)
-			if err != nil && ctx.Err() == nil {
+			it.locked = errors.Is(err, spooldir.ErrBusy)
+			if it.locked {
+				again = l.foundBusy(it, name, err)
+			} else if err != nil && ctx.Err() == nil {
 				if l.Trouble != nil {
 					l.Trouble(l.State, name, err)
 				}
@@ -272,8 +284,11 @@ func (l *Loop) finished(it *item) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.running--
+	if !it.locked {
+		l.notBusy(it)
+	}
 	switch {
-	case it.dirty:
+	case it.dirty && !it.locked:
 		it.phase = waiting
 		l.pending = append(l.pending, it)
 	case !it.due.IsZero():
@@ -306,7 +321,8 @@ func (l *Loop) Started() {
 }
 
 // Idle reports whether nothing is pending or in hand and the bell has nothing
-// to tell. What rests until its time does not count.
+// to tell. What rests until its time does not count, nor what somebody keeps
+// locked.
 func (l *Loop) Idle() bool {
 	// In the order in which work goes: from the bell into the loop, from the
 	// loop into what else there is.
@@ -314,7 +330,7 @@ func (l *Loop) Idle() bool {
 		return false
 	}
 	l.mu.Lock()
-	idle := !l.looking && l.running == 0 && len(l.pending) == 0
+	idle := !l.looking && l.running == 0 && len(l.pending) == 0 && !l.isBusyBriefly()
 	l.mu.Unlock()
 	return idle && (l.Also == nil || !l.Also())
 }

@@ -186,7 +186,7 @@ func (b *bench) message(id string) (*spooldir.Message, string) {
 		}
 		defer m.Close()
 		content, err := io.ReadAll(m.Content())
-		if err = errors.Join(err, m.Verify()); err != nil {
+		if err = errors.Join(err, m.Verify(b.t.Context())); err != nil {
 			b.t.Fatal(err)
 		}
 		return m, string(content)

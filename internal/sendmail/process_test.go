@@ -147,7 +147,7 @@ func (h *host) messages(t *testing.T) []*spooldir.Message {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { m.Close() })
-		if err := m.Verify(); err != nil {
+		if err := m.Verify(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		list = append(list, m)

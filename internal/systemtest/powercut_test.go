@@ -2,6 +2,7 @@ package systemtest
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -50,7 +51,7 @@ func whole(img powercut.Image) error {
 		if err == nil && len(standing) != len(m.Recipients) {
 			err = fmt.Errorf("committed: %s has %d of %d recipients", m.ID, len(standing), len(m.Recipients))
 		}
-		errs = append(errs, err, m.Verify())
+		errs = append(errs, err, m.Verify(context.Background()))
 		committed[m.ID] = len(standing)
 		return true
 	}, nil); err != nil {
