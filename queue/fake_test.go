@@ -64,6 +64,7 @@ type fakeUsers struct {
 	users   map[string]passwd.User
 	trouble map[string]error
 	point   func()
+	wait    func(ctx context.Context, name string) // may be nil
 }
 
 func newUsers(names ...string) *fakeUsers {
@@ -74,9 +75,12 @@ func newUsers(names ...string) *fakeUsers {
 	return f
 }
 
-func (f *fakeUsers) Lookup(_ context.Context, name string) (passwd.User, error) {
+func (f *fakeUsers) Lookup(ctx context.Context, name string) (passwd.User, error) {
 	if f.point != nil {
 		f.point()
+	}
+	if f.wait != nil {
+		f.wait(ctx, name)
 	}
 	if err := f.trouble[name]; err != nil {
 		return passwd.User{}, err

@@ -383,13 +383,18 @@ func TestGather(t *testing.T) {
 	}
 }
 
-// TestGatherWaitsForLock: while the queue process holds the message, nobody
-// looks for its names; while the smarthost has it, the lock is free.
-func TestGatherWaitsForLock(t *testing.T) {
+// TestGatherWithoutLock: while the queue process holds the message, in this process
+// or another, nobody looks for its names; while the smarthost has it, the lock is
+// free.
+func TestGatherWithoutLock(t *testing.T) {
 	f := newFixture(t)
 	names := f.remote("ok1@x.test", "ok2@x.test")
-	lock := func() *spooldir.Message {
-		m, err := f.spool.Open(spooldir.Remote, names[0])
+	other, err := spooldir.Open(f.spool.Path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	lock := func(s *spooldir.Spool) *spooldir.Message {
+		m, err := s.Open(spooldir.Remote, names[0])
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -400,14 +405,19 @@ func TestGatherWaitsForLock(t *testing.T) {
 		}
 		return m
 	}
-	m := lock()
+	m := lock(f.spool)
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	if _, err := f.r.handle(ctx, names[0]); !errors.Is(err, context.Canceled) || len(f.d.got) != 0 {
 		t.Errorf("with the message locked: %v, %d handed over", err, len(f.d.got))
 	}
 	m.Close()
-	f.d.during = func(smarthost.Message) { lock().Close() }
+	m = lock(other)
+	if _, err := f.r.handle(context.Background(), names[0]); !errors.Is(err, spooldir.ErrBusy) || len(f.d.got) != 0 {
+		t.Errorf("with the message locked by another process: %v, %d handed over", err, len(f.d.got))
+	}
+	m.Close()
+	f.d.during = func(smarthost.Message) { lock(other).Close() }
 	f.handle(names[0])
 	if len(f.d.got) != 1 {
 		t.Errorf("%d handed over", len(f.d.got))

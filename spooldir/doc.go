@@ -155,5 +155,7 @@
 //
 // flock(2) on the inode of a message is held by the queue process while it
 // moves several names of it, and by whoever gathers the names of one message
-// that stand in a directory.
+// that stand in a directory. Whoever has the file open can hold it, for ever: so
+// nobody waits for a lock that another process holds (ErrBusy). Such a message stays
+// where it is, and is looked at again; others go on.
 package spooldir

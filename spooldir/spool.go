@@ -24,8 +24,8 @@ type Spool struct {
 
 	mu        sync.Mutex
 	envelopes map[string]cachedEnvelope
-	cached    int // recipients in envelopes
-	turns     map[inode]*turn
+	cached    int            // recipients in envelopes
+	locks     map[inode]bool // that this process has
 }
 
 type cachedEnvelope struct {
@@ -58,7 +58,7 @@ func Open(path string) (*Spool, error) {
 		owner:     int(st.Uid),
 		shared:    tmp.Mode&unix.S_ISGID != 0,
 		envelopes: make(map[string]cachedEnvelope),
-		turns:     make(map[inode]*turn),
+		locks:     make(map[inode]bool),
 	}, nil
 }
 

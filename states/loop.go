@@ -164,7 +164,7 @@ func (l *Loop) rung() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, n := range names {
-		l.add(n, true, false)
+		l.add(n, true)
 	}
 	l.looking = false
 }
@@ -180,7 +180,7 @@ func (l *Loop) scan() {
 	l.mu.Unlock()
 	err := l.Spool.Scan(l.State, func(n spooldir.Name) bool {
 		l.mu.Lock()
-		l.add(n, all, all)
+		l.add(n, all)
 		l.mu.Unlock()
 		return true
 	}, l.Foreign)
@@ -193,9 +193,8 @@ func (l *Loop) scan() {
 }
 
 // add makes a message pending. A scan leaves alone what rests and what is in
-// hand; news (rung) does not, unless it rests because it is locked: no news tells
-// of the end of that. A scan for all does.
-func (l *Loop) add(n spooldir.Name, news, all bool) {
+// hand; news (rung) does not.
+func (l *Loop) add(n spooldir.Name, news bool) {
 	it := l.held[n.ID]
 	switch {
 	case it == nil:
@@ -205,7 +204,7 @@ func (l *Loop) add(n spooldir.Name, news, all bool) {
 	case it.phase == inHand:
 		it.dirty = it.dirty || news
 		it.name = n
-	case it.phase == resting && (all || news && it.busy.since.IsZero()):
+	case it.phase == resting && news:
 		heap.Remove(&l.later, it.index)
 		it.phase = waiting
 		it.name = n
@@ -288,7 +287,7 @@ func (l *Loop) finished(it *item) {
 		l.notBusy(it)
 	}
 	switch {
-	case it.dirty && !it.locked:
+	case it.dirty:
 		it.phase = waiting
 		l.pending = append(l.pending, it)
 	case !it.due.IsZero():

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"dma/parent"
+	"dma/spooldir"
 )
 
 // hangup makes the service read its configuration again, and start without a
@@ -446,6 +447,7 @@ func TestNetSandbox(t *testing.T) {
 	m := newMachine(t)
 	m.prey()
 	m.own("bob", ".forward", "\"|exit 75\"\n", 0o644)
+	m.own("carol", ".forward", "alice\n", 0o666) // mail waits for it to be mended
 	m.installEvil()
 	next, _ := m.takeOver(parent.RoleNet)
 	v := m.startUnready()
@@ -532,6 +534,26 @@ func TestNetSandbox(t *testing.T) {
 		{evilOrder{Do: "connect", Args: []string{"tcp", m.smarthost}}, "ok"},
 		{evilOrder{Do: "rename", Args: []string{at("remote/" + name), at("tempfail/" + name)}}, "ok"},
 	})
+	// It keeps messages locked that it may read, and which others' workers need.
+	const many = 20
+	for range many {
+		m.submit("alice", "both", "carol", "friend@example.org")
+	}
+	v.await("mail on its way and mail that waits", func() bool {
+		return len(m.in("new")) == 0 && len(m.in("remote")) >= many && strings.Count(strings.Join(m.in("tempfail"), "\n"), "-carol") == many
+	})
+	for _, name := range m.in("remote") {
+		e.tries([]attempt{{evilOrder{Do: "lock", Args: []string{at(name)}}, "ok"}})
+	}
+	spool, err := spooldir.Open(spoolDir)
+	m.do(err)
+	tried := func() int { return strings.Count(v.log(), "delivery id="+otherID) }
+	for range 2 { // the first time some may have had their turn before
+		before := tried()
+		m.do(spool.RequestFlush())
+		v.await("another attempt at mail that waits", func() bool { return tried() > before })
+		v.await("mail that waits again", func() bool { return slices.Contains(m.in("tempfail"), "tempfail/"+waits) })
+	}
 	// It asks the parent for what only the queue process may.
 	for i, bytes := range [][]byte{frame(1, 0, 'l', "alice"), frame(1, 1, 'a', "alice", "user"), []byte("evil evil evil")} {
 		kind := ""

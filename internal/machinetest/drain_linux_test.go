@@ -26,6 +26,22 @@ func TestDrain(t *testing.T) {
 	if got := strings.Count(m.mailbox("bob"), "\nSubject: drained\n"); got != 2 {
 		t.Errorf("bob has %d messages", got)
 	}
+	// What another process keeps locked stays, which is said; nobody waits for it.
+	m.submit("alice", "locked", "bob")
+	locked := m.in("new")[0]
+	f, err := os.Open(filepath.Join(spoolDir, locked))
+	m.do(err)
+	m.do(syscall.Flock(int(f.Fd()), syscall.LOCK_EX))
+	m.submit("alice", "free", "bob")
+	r := m.root("", runnerBin, "drain").want(t, 0)
+	if got := m.queued(); len(got) != 1 || got[0] != locked || !strings.Contains(r.stderr, "another process holds the lock of the message") {
+		t.Errorf("left: %q\n%s", got, r.stderr)
+	}
+	f.Close()
+	m.root("", runnerBin, "drain").want(t, 0)
+	if got := subjects(m.mailbox("bob")); got["locked"] != 1 || got["free"] != 1 || len(m.queued()) != 0 {
+		t.Errorf("bob has %v; left: %q", got, m.queued())
+	}
 	if got, want := m.owner("/run/dma"), ownerText(0, 0, 0o755); got != want {
 		t.Errorf("/run/dma: %s, want %s", got, want)
 	}

@@ -1,6 +1,7 @@
 package machinetest
 
 import (
+	"bufio"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -36,6 +37,34 @@ func (m *machine) intrude(user string, list ...intrusion) []string {
 	m.do(err)
 	r := m.intruder(user, string(text), m.evilProgram(), "intrude", spoolDir).want(m.t, 0)
 	return strings.Fields(r.stdout)
+}
+
+// intrudeAndStay puts messages into the spool as intrude does, and returns what ends
+// the program that has done it.
+func (m *machine) intrudeAndStay(user string, list ...intrusion) (end func()) {
+	m.t.Helper()
+	text, err := json.Marshal(list)
+	m.do(err)
+	cmd := m.command(user, m.evilProgram(), "intrude", spoolDir)
+	cmd.SysProcAttr.Credential.Groups = []uint32{submitGroup}
+	in, err := cmd.StdinPipe()
+	m.do(err)
+	out, err := cmd.StdoutPipe()
+	m.do(err)
+	m.do(cmd.Start())
+	_, err = in.Write(text)
+	m.do(err)
+	lines := bufio.NewScanner(out)
+	for range list {
+		if !lines.Scan() {
+			m.t.Fatalf("an intrusion failed: %v", cmd.Wait())
+		}
+	}
+	return func() {
+		m.t.Helper()
+		in.Close()
+		m.do(cmd.Wait())
+	}
 }
 
 // bothGetMail has alice send to bob, and checks that it comes soon: within the
@@ -303,9 +332,49 @@ func TestSpoolTampering(t *testing.T) {
 		}
 		m.bothGetMail(v, fmt.Sprint("still ", still))
 	}
+	// Messages that one keeps locked, and some that state a terabyte, which is a hole.
+	mallorys := func(how string, n int) (list []intrusion) {
+		for i := range n {
+			list = append(list, intrusion{
+				Envelope: spooldir.Envelope{UID: 2666, Sender: "mallory@host.example", Recipients: []spooldir.Recipient{{Address: "carol@host.example"}, {Address: "friend@example.org"}}},
+				Content:  fmt.Sprintf("Subject: %s %d\n\n%s\n", how, i, strings.Repeat("text\n", 100)), Tamper: how,
+			})
+		}
+		return list
+	}
+	queue, ok := m.find("role-queue")
+	if !ok {
+		t.Fatal("no queue process")
+	}
+	m.do(syscall.Kill(queue.pid, syscall.SIGSTOP))
+	sparse := m.intrude("mallory", mallorys("sparse", 10)...)
+	unlock := m.intrudeAndStay("mallory", mallorys("lock", 20)...)
+	m.do(syscall.Kill(queue.pid, syscall.SIGCONT))
+	m.bothGetMail(v, "locked and sparse")
 	v.hangup() // the new processes look at everything
+	v.await("another queue process", func() bool {
+		p, ok := m.find("role-queue")
+		return ok && p.pid != queue.pid
+	})
+	m.bothGetMail(v, "locked and sparse at start")
+	if got := subjects(m.mailbox("carol")); got["lock 0"] != 0 {
+		t.Errorf("carol has %v, while it is locked", got)
+	}
+	unlock()
+	v.await("what was locked", func() bool {
+		got := subjects(m.mailbox("carol"))
+		for i := range 20 {
+			if got[fmt.Sprint("lock ", i)] != 1 {
+				return false
+			}
+		}
+		return true
+	})
 	v.await("an end", func() bool {
 		for _, name := range m.queued() {
+			if slices.ContainsFunc(sparse, func(id string) bool { return strings.HasPrefix(name, "new/"+id) }) {
+				continue
+			}
 			// What its owner has made uncommitted again stays where it is.
 			info, err := os.Lstat(filepath.Join(spoolDir, name))
 			if err != nil || info.Mode()&0o040 != 0 && !strings.HasPrefix(name, "corrupt/") && !strings.HasPrefix(name, "tempfail/") {
@@ -329,6 +398,9 @@ func TestSpoolTampering(t *testing.T) {
 		if n != 1 {
 			t.Errorf("the smarthost has %q %d times", subject, n)
 		}
+	}
+	if n := len(m.in("new")); n < 2*len(sparse) {
+		t.Errorf("%d names are left in new, and what states a terabyte has %d", n, 2*len(sparse))
 	}
 	t.Logf("carol has %v, the smarthost %v, left %q", subjects(m.mailbox("carol")), got, m.queued())
 	if strings.Contains(v.log(), "panic") || strings.Contains(v.log(), "worker-trouble role=queue error=\"ended") {

@@ -3,8 +3,10 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"hash/crc32"
 	"io"
 
 	"os"
@@ -19,10 +21,11 @@ import (
 type intrusion struct {
 	Envelope spooldir.Envelope
 	Content  string
-	Tamper   string // append, truncate, empty, closed, open, rewrite, grow
+	Tamper   string // append, truncate, empty, closed, open, rewrite, grow, lock, sparse
 }
 
-// intrude reads intrusions, carries them out, and prints their ids.
+// intrude reads intrusions, carries them out, and prints their ids. What it locks
+// stays so until its input ends.
 func intrude(spoolPath string) error {
 	spool, err := spooldir.Open(spoolPath)
 	if err != nil {
@@ -32,6 +35,7 @@ func intrude(spoolPath string) error {
 	if err := json.NewDecoder(os.Stdin).Decode(&list); err != nil {
 		return err
 	}
+	var locked []*os.File
 	for _, x := range list {
 		d, err := spool.Create(&x.Envelope)
 		if err != nil {
@@ -43,6 +47,12 @@ func intrude(spoolPath string) error {
 		}
 		if _, err := io.WriteString(d, x.Content); err != nil {
 			return err
+		}
+		if x.Tamper == "lock" {
+			if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+				return err
+			}
+			locked = append(locked, f)
 		}
 		if err := d.Commit(); err != nil {
 			return err
@@ -68,11 +78,44 @@ func intrude(spoolPath string) error {
 			f.WriteAt([]byte("From: somebody"), size-20)
 		case "grow":
 			f.Truncate(1 << 40)
+		case "sparse":
+			if err := stretch(f, 1<<40); err != nil {
+				return err
+			}
 		}
-		f.Close()
+		if x.Tamper != "lock" {
+			f.Close()
+		}
 		fmt.Println(d.ID())
 	}
+	if len(locked) > 0 {
+		_, err := io.Copy(io.Discard, os.Stdin)
+		return err
+	}
 	return nil
+}
+
+// stretch makes a message one with a sound envelope and size octets of content, most
+// of them a hole.
+func stretch(f *os.File, size int64) error {
+	var buf [4096]byte
+	n, err := f.ReadAt(buf[:], 0)
+	if err != nil && err != io.EOF {
+		return err
+	}
+	head, _, ok := bytes.Cut(buf[:n], []byte("\n\n"))
+	at := bytes.Index(head, []byte("\ncontent "))
+	sum := bytes.Index(head, []byte(" size="))
+	if !ok || at < 0 || sum < 8 {
+		return fmt.Errorf("no envelope: %q", buf[:n])
+	}
+	head = buf[:len(head)+2]
+	copy(head[at+len("\ncontent "):], fmt.Sprintf("%020d", size))
+	copy(head[sum-8:], fmt.Sprintf("%08x", crc32.Checksum(head[sum:], crc32.MakeTable(crc32.Castagnoli))))
+	if _, err := f.WriteAt(head, 0); err != nil {
+		return err
+	}
+	return f.Truncate(int64(len(head)) + size)
 }
 
 // crowd opens connections to a socket, and sends half a frame, a request whose
