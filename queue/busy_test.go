@@ -121,27 +121,29 @@ func TestBusy(t *testing.T) {
 			t.Errorf("it stands in %q; new holds %v", f.where(name), f.names(spooldir.New))
 		}
 	})
-	t.Run("parent", func(t *testing.T) {
-		f := newFixture(t, memory(t))
-		f.writeAliases("al: x@remote.test")
-		parent, kid := f.cutOff("al")
-		unlock := f.lockedElsewhere(spooldir.New, parent)
-		if _, err := f.handle(spooldir.New, kid); !errors.Is(err, spooldir.ErrBusy) || f.where(kid) != "new" {
-			t.Errorf("while its parent is locked: %v, it stands in %q", err, f.where(kid))
-		}
-		unlock()
-		f.step(spooldir.New, kid)
-		if f.where(kid) != "remote" || f.where(parent) != "sent" {
-			t.Errorf("the child stands in %q, the parent in %q", f.where(kid), f.where(parent))
-		}
-	})
+	for about, content := range map[string]string{"parent": "Subject: x\n\n", "parent of a large one": strings.Repeat("0123456789abcde\n", largeContent/16)} {
+		t.Run(about, func(t *testing.T) {
+			f := newFixture(t, memory(t))
+			f.writeAliases("al: x@remote.test")
+			parent, kid := f.cutOff("al", content)
+			unlock := f.lockedElsewhere(spooldir.New, parent)
+			if _, err := f.handle(spooldir.New, kid); !errors.Is(err, spooldir.ErrBusy) || f.where(kid) != "new" {
+				t.Errorf("while its parent is locked: %v, it stands in %q", err, f.where(kid))
+			}
+			unlock()
+			f.step(spooldir.New, kid)
+			if f.where(kid) != "remote" || f.where(parent) != "sent" {
+				t.Errorf("the child stands in %q, the parent in %q", f.where(kid), f.where(parent))
+			}
+		})
+	}
 }
 
 // cutOff submits a message to an alias of x@remote.test, has the process killed
 // between the commit of the child and the step of the parent, and returns both.
-func (f *fixture) cutOff(to string) (parent, kid spooldir.Name) {
+func (f *fixture) cutOff(to, content string) (parent, kid spooldir.Name) {
 	f.t.Helper()
-	parent = f.send("s@remote.test", to)[0]
+	parent = f.submit(spooldir.Envelope{Sender: "s@remote.test", Recipients: []spooldir.Recipient{{Address: to}}}, content)[0]
 	f.log.on = func(e logEvent) {
 		if e.name == maillog.EventExpanded {
 			panic(killed{})
@@ -166,7 +168,7 @@ func TestRecoverBusy(t *testing.T) {
 	f.writeAliases("al: x@remote.test")
 	var parents, kids []spooldir.Name
 	for range 3 {
-		parent, kid := f.cutOff("al")
+		parent, kid := f.cutOff("al", "Subject: x\n\n")
 		f.move(kid, spooldir.New, spooldir.Hold) // where nobody takes it up
 		parents, kids = append(parents, parent), append(kids, kid)
 	}

@@ -170,7 +170,7 @@ func (q *Queue) childEnvelope(m *spooldir.Message, n int, x expansion) (env *spo
 	r := &m.Recipients[n-1]
 	env = &spooldir.Envelope{
 		ID:      spooldir.DeriveID(m.ID, n, spooldir.Child),
-		Arrival: m.Arrival, Sender: x.sender, UID: m.UID,
+		Arrival: m.Arrival, Sender: x.sender, UID: q.spool.SubmittedBy(m),
 		EightBit: m.EightBit, UTF8: m.UTF8, Return: m.Return, EnvelopeID: m.EnvelopeID,
 		Depth:   m.Depth + 1,
 		Parents: []spooldir.Parent{{Name: m.Name(n)}},
@@ -244,6 +244,29 @@ func (q *Queue) finishParents(ctx context.Context, m *spooldir.Message) error {
 	for _, p := range m.Parents {
 		if err := q.finishNames(ctx, m, p.Name); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// parentsBusy returns an error that wraps spooldir.ErrBusy if another process locks a
+// parent of m, so that finishParents would fail.
+func (q *Queue) parentsBusy(ctx context.Context, m *spooldir.Message) error {
+	for _, p := range m.Parents {
+		at, err := q.spool.Find(p.Name)
+		if err != nil {
+			return err
+		}
+		for _, state := range at {
+			parent, err := q.spool.Open(state, p.Name)
+			if err != nil {
+				continue // as finishParent does
+			}
+			err = parent.Lock(ctx)
+			parent.Close()
+			if err != nil {
+				return err
+			}
 		}
 	}
 	return nil

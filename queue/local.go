@@ -229,7 +229,7 @@ func (q *Queue) expandAgain(ctx context.Context, m *spooldir.Message, n int) err
 	}
 	env := &spooldir.Envelope{
 		ID:      spooldir.DeriveID(m.ID, n, spooldir.Child),
-		Arrival: m.Arrival, Sender: m.Sender, UID: m.UID,
+		Arrival: m.Arrival, Sender: m.Sender, UID: q.spool.SubmittedBy(m),
 		EightBit: m.EightBit, UTF8: m.UTF8, Return: m.Return, EnvelopeID: m.EnvelopeID,
 		Depth: m.Depth + 1, Parents: []spooldir.Parent{{Name: m.Name(n)}},
 		Recipients: []spooldir.Recipient{again},

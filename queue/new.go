@@ -39,6 +39,10 @@ func (q *Queue) handleNew(ctx context.Context, name spooldir.Name) (time.Time, e
 	}
 	defer m.Close()
 	if m.ContentLength > largeContent {
+		// Found out after it was read, that would have it read again and again.
+		if err := q.parentsBusy(ctx, m); err != nil {
+			return time.Time{}, err
+		}
 		q.large.Add(strconv.Itoa(q.spool.SubmittedBy(m)), m.ID, name)
 		return time.Time{}, nil
 	}

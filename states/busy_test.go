@@ -132,8 +132,10 @@ func TestLanesAgainByID(t *testing.T) {
 		}
 		l.Add("k", "x", 1)
 		l.Add("k", "y", 2)
-		if !l.Again("x") || !l.Again("x") || !l.Again("y") {
-			t.Error("an item is not known")
+		for _, id := range []string{"x", "x", "y"} {
+			if !l.Again(id) {
+				t.Errorf("%s is not known", id)
+			}
 		}
 		time.Sleep(time.Minute)
 		synctest.Wait()

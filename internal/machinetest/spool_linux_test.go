@@ -242,7 +242,7 @@ func TestSpoolForgery(t *testing.T) {
 	// The id of a message that is there, and another submitter.
 	list = append(list,
 		intrusion{Envelope: spooldir.Envelope{ID: victim, Parents: parentName(waits), Sender: "x@host.example", Recipients: []spooldir.Recipient{{Address: "bob@host.example"}}}, Content: content},
-		intrusion{Envelope: spooldir.Envelope{UID: 0, Sender: "root@host.example", Recipients: []spooldir.Recipient{{Address: "carol@host.example"}}}, Content: "Subject: by root\n\nx\n"},
+		intrusion{Envelope: spooldir.Envelope{UID: 0, Sender: "root@host.example", Recipients: []spooldir.Recipient{{Address: "carol@host.example"}, {Address: "root@host.example"}}}, Content: "Subject: by root\n\nx\n"},
 		intrusion{Envelope: spooldir.Envelope{UID: 2001, Sender: "alice@host.example", Recipients: []spooldir.Recipient{{Address: "alice@host.example"}}}, Content: "Subject: by alice\n\nx\n"},
 	)
 	ids := m.intrude("mallory", list...)
@@ -282,7 +282,10 @@ func TestSpoolForgery(t *testing.T) {
 	}) {
 		t.Errorf("%s is gone: %q", waits, m.queued())
 	}
-	for _, id := range ids[len(ids)-2:] {
+	// That of what comes of it by an alias, too, which dma writes.
+	expanded := spooldir.DeriveID(ids[len(ids)-2], 2, spooldir.Child)
+	v.await("child", func() bool { return lineOf(v.log(), expanded) != "" })
+	for _, id := range append(ids[len(ids)-2:], expanded) {
 		if !strings.Contains(v.log(), "id="+id) || !strings.Contains(lineOf(v.log(), id), "uid=2666") {
 			t.Errorf("submitter of %s: %s", id, lineOf(v.log(), id))
 		}
