@@ -64,7 +64,7 @@ func (l *Loop) tellBusy(name spooldir.Name, past time.Duration, err error) {
 	if errors.As(err, &at) {
 		file = at.Path
 	}
-	l.Trouble(l.State, name, fmt.Errorf("%w, for %v now, and nothing is done about it until that ends; as root, \"fuser %s\" names the process, and you may kill it", err, past.Truncate(time.Second), file))
+	l.Trouble(l.State, name, fmt.Errorf("%w, for %v now, and nothing is done about it until that ends; as root, \"fuser %s\" names the process; to end that harms no mail", err, past.Truncate(time.Second), file))
 }
 
 // leaveBusy says which messages Run leaves because they are locked.
