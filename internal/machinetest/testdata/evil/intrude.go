@@ -111,7 +111,7 @@ func stretch(f *os.File, size int64) error {
 	}
 	head = buf[:len(head)+2]
 	copy(head[at+len("\ncontent "):], fmt.Sprintf("%020d", size))
-	copy(head[sum-8:], fmt.Sprintf("%08x", crc32.Checksum(head[sum:], crc32.MakeTable(crc32.Castagnoli))))
+	copy(head[sum-8:], fmt.Sprintf("%08x", crc32.ChecksumIEEE(head[sum:])))
 	if _, err := f.WriteAt(head, 0); err != nil {
 		return err
 	}
