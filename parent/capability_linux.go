@@ -9,12 +9,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// restrict gives up, on all threads and for all children, every capability that
-// the parent does not need. The uid stays 0.
+// restrict gives up, on all threads, every capability that the parent does not
+// need. The uid stays 0. What is left to children is what set-uid programs that
+// users' commands start can have, and the same whatever MAILBOX is: procmail makes
+// a mailbox that lacks, and gives it to its user.
 func restrict(chown bool) error {
-	keep := uint64(1)<<unix.CAP_SETUID | 1<<unix.CAP_SETGID | 1<<unix.CAP_KILL
-	if chown {
-		keep |= 1 << unix.CAP_CHOWN
+	bound := uint64(1)<<unix.CAP_SETUID | 1<<unix.CAP_SETGID | 1<<unix.CAP_KILL | 1<<unix.CAP_CHOWN
+	keep := bound
+	if !chown {
+		keep &^= 1 << unix.CAP_CHOWN
 	}
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var have [2]unix.CapUserData
@@ -31,7 +34,7 @@ func restrict(chown bool) error {
 	// have either: a change of the uid takes the rest.
 	if permitted&(1<<unix.CAP_SETPCAP) != 0 {
 		for c := uintptr(0); c < 64; c++ {
-			if keep&(1<<c) != 0 {
+			if bound&(1<<c) != 0 {
 				continue
 			}
 			_, _, errno := syscall.AllThreadsSyscall(unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, c, 0)
