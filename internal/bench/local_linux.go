@@ -320,14 +320,7 @@ func (s *hosted) cpu() time.Duration {
 func hostedOurs(b *bed) *hosted {
 	s := &hosted{bed: b, name: "dma", root: peertest.NewRoot(b, peertest.Peers()), sendmail: "/usr/sbin/dma", forwards: true, queueTitle: "role-queue"}
 	s.users()
-	s.root.InstallDMA()
-	for i, name := range []string{"dma", "dmanet"} {
-		s.root.Group(name, 601+i)
-		s.root.Append("etc/passwd", fmt.Sprintf("%s:x:%d:%d::/nonexistent:/usr/sbin/nologin\n", name, 601+i, 601+i))
-	}
-	s.root.Group("dmasubmit", 603)
-	s.check(os.Chown(s.root.Path("usr/sbin/dma"), 0, 603))
-	s.check(os.Chmod(s.root.Path("usr/sbin/dma"), 0o755|os.ModeSetgid))
+	s.root.InstallHost()
 	b.queue(s.root, "/var/spool/dma")
 	s.root.Write("etc/dma/dma.conf", "")
 	s.root.Must(s.root.Command("dma-runner", "init"), "")

@@ -52,3 +52,25 @@ func (r *Root) InstallDMA() {
 		r.check(os.Symlink("/usr/sbin/dma", r.Path(link)))
 	}
 }
+
+// Ids of dma's accounts.
+const (
+	dmaID       = 601
+	dmanetID    = 602
+	dmasubmitID = 603
+)
+
+// InstallHost is InstallDMA for all users of a host, as scripts/install has it:
+// with the users dma and dmanet, and dma set-gid to the group dmasubmit. The spool
+// is left to dma-runner init.
+func (r *Root) InstallHost() {
+	r.T.Helper()
+	r.InstallDMA()
+	for name, id := range map[string]int{"dma": dmaID, "dmanet": dmanetID} {
+		r.Group(name, id)
+		r.systemUser(name, id)
+	}
+	r.Group("dmasubmit", dmasubmitID)
+	r.check(os.Chown(r.Path("usr/sbin/dma"), 0, dmasubmitID))
+	r.check(os.Chmod(r.Path("usr/sbin/dma"), 0o755|os.ModeSetgid))
+}
