@@ -12,7 +12,13 @@ import (
 // What watches a mailbox sees new mail: the shell, mailx and who compares the
 // times; in a new mailbox, in one that was read, and in one that was not.
 func TestNewMail(t *testing.T) {
-	s := newSite(t, "")
+	for _, w := range ways() {
+		t.Run(w.name, func(t *testing.T) { newMail(w.site(t, "")) })
+	}
+}
+
+func newMail(s *site) {
+	s.t.Helper()
 	shell := s.CommandAs("jim", "bash", "--norc", "-i")
 	shell.Env = append(shell.Env, "MAIL=/var/mail/jim", "MAILCHECK=0", "PS1=>")
 	term := s.terminal(shell)
@@ -29,7 +35,7 @@ func TestNewMail(t *testing.T) {
 	hasNew := func() bool { return s.Run(s.CommandAs("jim", "bash", "-c", "test -N /var/mail/jim"), "").Code == 0 }
 
 	if s.Run(s.CommandAs("jim", "bsd-mailx", "-e"), "").Code == 0 {
-		t.Error("mailx has mail before there is any")
+		s.t.Error("mailx has mail before there is any")
 	}
 	prompt()
 	for i, step := range []string{"the first", "one after reading", "one more"} {
@@ -39,33 +45,33 @@ func TestNewMail(t *testing.T) {
 		s.check(err)
 		st := info.Sys().(*syscall.Stat_t)
 		if atime := time.Unix(st.Atim.Unix()); atime.Unix() >= info.ModTime().Unix() {
-			t.Errorf("%s: read at %v, changed at %v", step, atime, info.ModTime())
+			s.t.Errorf("%s: read at %v, changed at %v", step, atime, info.ModTime())
 		}
-		later(t, s.Path("var/mail/jim"), i)
+		later(s.t, s.Path("var/mail/jim"), i)
 		if !hasNew() {
-			t.Errorf("%s: test -N says there is no new mail", step)
+			s.t.Errorf("%s: test -N says there is no new mail", step)
 		}
 		prompt()
 		if i == 1 {
 			continue // unread mail is there when the next arrives
 		}
 		if s.Run(s.CommandAs("jim", "bsd-mailx", "-e"), "").Code != 0 {
-			t.Errorf("%s: mailx has no mail", step)
+			s.t.Errorf("%s: mailx has no mail", step)
 		}
 		if hasNew() {
-			t.Error("mailx has looked at it, and it is still new")
+			s.t.Error("mailx has looked at it, and it is still new")
 		}
 	}
 	term.input("exit\n")
 	s.check(term.wait())
 	if n := strings.Count(term.String(), "You have new mail in /var/mail/jim"); n != 3 {
-		t.Errorf("the shell says %d times that there is new mail, want 3:\n%s", n, term)
+		s.t.Errorf("the shell says %d times that there is new mail, want 3:\n%s", n, term)
 	}
 }
 
 // later gives a file times of some seconds later, as if that had passed: the
 // shell compares whole seconds.
-func later(t *testing.T, path string, n int) {
+func later(t testing.TB, path string, n int) {
 	t.Helper()
 	info, err := os.Stat(path)
 	if err != nil {

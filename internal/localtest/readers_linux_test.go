@@ -52,7 +52,7 @@ set spoolfile=/var/mail/jim folder=/home/jim
 		s.Await("Dovecot", func() bool { _, err := os.Stat(s.Path("run/dovecot/auth-userdb")); return err == nil })
 		s.Must(s.Command("doveadm", "mailbox", "create", "-u", "jim", "moved"), "")
 	}
-	service := s.serve()
+	s.serve()
 
 	var arriving, reading sync.WaitGroup
 	arriving.Go(func() { s.smtp(numbered(n)) })
@@ -89,7 +89,7 @@ set spoolfile=/var/mail/jim folder=/home/jim
 	})
 	close(delivered)
 	reading.Wait()
-	service.Stop()
+	s.stop()
 
 	var all []string
 	for _, path := range []string{"var/mail/jim", "home/jim/by-mutt", "home/jim/by-mailx", "home/jim/mail/moved"} {

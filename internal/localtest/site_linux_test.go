@@ -3,10 +3,13 @@ package localtest
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"dma/internal/peertest"
@@ -20,26 +23,79 @@ func message(subject string) string {
 	return fmt.Sprintf(head, subject) + "\ntext of " + subject + "\n"
 }
 
-// site is dma in a root, on a spool that jim serves alone. He is in group mail,
-// so that there are dotlocks.
+// site is dma in a root, on a spool that jim serves alone, or as it is installed
+// for all users of a host.
 type site struct {
 	*peertest.Root
-	t testing.TB
+	t       testing.TB
+	owner   string // who runs dma-runner
+	spool   string
+	annBox  string   // where ann's mail goes
+	service *service // that runs; nil: a drain is run where one is wanted
 }
 
+// service is a dma-runner, with its log in a file.
+type service struct {
+	*peertest.Service
+	read int // of the log, by drain
+}
+
+// ways are the two ways in which dma serves users.
+func ways() []way { return []way{{"one user", newSite}, {"installed", newHost}} }
+
+type way struct {
+	name string
+	site func(t testing.TB, conf string) *site
+}
+
+// newSite makes a site that jim serves alone. He is in group mail, so that there
+// are dotlocks.
 func newSite(t testing.TB, conf string) *site {
 	t.Helper()
 	peertest.Need(t)
-	s := &site{peertest.NewRoot(t, peertest.Peers()), t}
+	s := &site{Root: peertest.NewRoot(t, peertest.Peers()), t: t, owner: "jim", spool: "/srv/jim/queue", annBox: "home/jim/of-ann"}
 	s.User("jim", 2001)
 	s.Group("mail", 8, "jim")
 	s.InstallDMA()
-	s.Write("etc/aliases", "postmaster: root\nroot: jim\n")
-	s.Write("etc/dma/dma.conf", "SPOOLDIR /srv/jim/queue\n"+conf)
+	s.Write("etc/aliases", "postmaster: root\nroot: jim\nann: /"+s.annBox+"\n")
+	s.Write("etc/dma/dma.conf", "SPOOLDIR "+s.spool+"\n"+conf)
 	s.check(os.MkdirAll(s.Path("srv/jim"), 0o755))
 	s.Own("srv/jim", "jim", 0o755)
-	s.Must(s.CommandAs("jim", "dma-runner", "init"), "")
+	s.Must(s.runner("init"), "")
 	return s
+}
+
+// newHost makes a site as scripts/install makes it, with the users jim, ann and
+// kate, and starts its service.
+func newHost(t testing.TB, conf string) *site {
+	t.Helper()
+	peertest.Need(t)
+	s := &site{Root: peertest.NewRoot(t, peertest.Peers()), t: t, owner: "root", spool: "/var/spool/dma", annBox: "var/mail/ann"}
+	for i, name := range []string{"jim", "ann", "kate"} {
+		s.User(name, 2001+i)
+	}
+	s.InstallHost()
+	s.Write("etc/aliases", "postmaster: root\nroot: jim\n")
+	s.Write("etc/dma/dma.conf", conf)
+	s.Must(s.runner("init"), "")
+	s.serve()
+	return s
+}
+
+// in is the same site for a subtest.
+func (s *site) in(t testing.TB) *site {
+	in := *s
+	in.Root, in.t = s.In(t), t
+	return &in
+}
+
+// runner is a dma-runner of who serves the spool.
+func (s *site) runner(args ...string) *exec.Cmd {
+	s.t.Helper()
+	if s.owner == "root" {
+		return s.Command("dma-runner", args...)
+	}
+	return s.CommandAs(s.owner, "dma-runner", args...)
 }
 
 func (s *site) check(err error) {
@@ -49,14 +105,15 @@ func (s *site) check(err error) {
 	}
 }
 
-// file writes a file of jim's, with a folder of it.
+// file writes a file in the home of its owner, with a folder of it.
 func (s *site) file(path, text string, mode os.FileMode) {
 	s.t.Helper()
 	s.Write(path, text)
-	if dir := filepath.Dir(path); dir != "home/jim" {
-		s.Own(dir, "jim", 0o700)
+	user, _, _ := strings.Cut(strings.TrimPrefix(path, "home/"), "/")
+	if dir := filepath.Dir(path); dir != "home/"+user {
+		s.Own(dir, user, 0o700)
 	}
-	s.Own(path, "jim", mode)
+	s.Own(path, user, mode)
 }
 
 // submit queues a message from ann@far.example.
@@ -65,26 +122,73 @@ func (s *site) submit(message string, to ...string) {
 	s.Must(s.CommandAs("jim", "sendmail", append([]string{"-odq", "-i", "-f", "ann@far.example"}, to...)...), message)
 }
 
-// drain delivers what is due and returns the log.
-func (s *site) drain() string {
-	s.t.Helper()
-	res := s.Run(s.CommandAs("jim", "dma-runner", "drain"), "")
-	if res.Code != 0 {
-		s.t.Fatalf("dma-runner drain: exit %d\n%s", res.Code, res.Stderr)
-	}
-	return res.Stderr
-}
+// logFile is where the service logs: what is in a file has been written, unlike
+// what is on its way through a pipe.
+const logFile = "/tmp/dma-runner.log"
 
 // serve starts the service.
-func (s *site) serve() *peertest.Service {
+func (s *site) serve() {
 	s.t.Helper()
-	return s.Start(s.CommandAs("jim", "dma-runner"))
+	cmd := s.runner()
+	cmd.Args = append([]string{"sh", "-c", `exec "$0" "$@" 2>>` + logFile, cmd.Path}, cmd.Args[1:]...)
+	cmd.Path = "/bin/sh"
+	s.service = &service{Service: s.Start(cmd), read: len(s.log())}
+	s.Await("start of dma-runner", func() bool { return strings.Contains(s.log()[s.service.read:], " started ") })
+}
+
+// stop ends the service in good order.
+func (s *site) stop() {
+	s.t.Helper()
+	s.service.Stop()
+	s.service = nil
+}
+
+// log returns what the service has logged.
+func (s *site) log() string {
+	data, err := os.ReadFile(s.Path(logFile))
+	if err != nil && !os.IsNotExist(err) {
+		s.t.Error(err)
+	}
+	return string(data)
+}
+
+// drain has delivered what is due, and returns the log of that.
+func (s *site) drain() string {
+	s.t.Helper()
+	if s.service == nil {
+		res := s.Run(s.runner("drain"), "")
+		if res.Code != 0 {
+			s.t.Fatalf("dma-runner drain: exit %d\n%s", res.Code, res.Stderr)
+		}
+		return res.Stderr
+	}
+	// Twice: a child may have come where the first look had already been.
+	s.Await("end of deliveries", func() bool { return s.idle() && s.idle() })
+	log := s.log()
+	defer func() { s.service.read = len(log) }()
+	return log[s.service.read:]
+}
+
+// idle reports whether all that is queued waits.
+func (s *site) idle() bool {
+	for _, state := range []string{"new", "forwarding", "local", "remote", "sent", "permfail"} {
+		entries, err := os.ReadDir(s.Path(s.spool, state))
+		s.check(err)
+		if slices.ContainsFunc(entries, func(e os.DirEntry) bool { return !strings.HasPrefix(e.Name(), ".") }) {
+			return false
+		}
+	}
+	return true
 }
 
 // empty fails the test if anything is in the queue.
 func (s *site) empty() {
 	s.t.Helper()
-	if out := s.Must(s.CommandAs("jim", "mailq"), ""); !strings.Contains(out, "empty") {
+	mailq := s.Command("mailq")
+	if s.owner != "root" {
+		mailq = s.CommandAs(s.owner, "mailq")
+	}
+	if out := s.Must(mailq, ""); !strings.Contains(out, "empty") {
 		s.t.Errorf("in the queue:\n%s", out)
 	}
 }
@@ -114,6 +218,17 @@ func statuses(log string) map[string][]string {
 		}
 	}
 	return got
+}
+
+// wantOwner fails the test unless a file is a user's, with the mode.
+func (s *site) wantOwner(path, user string, mode os.FileMode) {
+	s.t.Helper()
+	info, err := os.Stat(s.Path(path))
+	s.check(err)
+	uid := info.Sys().(*syscall.Stat_t).Uid
+	if want := s.Must(s.CommandAs(user, "id", "-u"), ""); strconv.Itoa(int(uid)) != strings.TrimSpace(want) || info.Mode() != mode {
+		s.t.Errorf("%s is of uid %d, %v; want %s's, %v", path, uid, info.Mode(), user, mode)
+	}
 }
 
 // mbox returns the messages of an mbox file as they stand there, without their
