@@ -181,6 +181,29 @@ func (s *site) idle() bool {
 	return true
 }
 
+// waiting returns how many recipients wait in tempfail.
+func (s *site) waiting() int {
+	s.t.Helper()
+	names, err := filepath.Glob(s.Path(s.spool, "tempfail/[^.]*"))
+	s.check(err)
+	return len(names)
+}
+
+// flush has what waits tried now, and returns the log of that.
+func (s *site) flush() string {
+	s.t.Helper()
+	n := s.waiting()
+	res := s.Run(s.runner("flush"), "")
+	if res.Code != 0 {
+		s.t.Fatalf("dma-runner flush: exit %d\n%s", res.Code, res.Stderr)
+	}
+	if s.service == nil {
+		return res.Stderr
+	}
+	s.Await("flush", func() bool { return strings.Count(s.log()[s.service.read:], " from=tempfail to=new ") >= n })
+	return s.drain()
+}
+
 // empty fails the test if anything is in the queue.
 func (s *site) empty() {
 	s.t.Helper()
