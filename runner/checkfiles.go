@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strings"
 	"syscall"
@@ -65,7 +66,32 @@ func (k *fileCheck) run(ctx context.Context) {
 			k.note(fmt.Sprintf("%s: our own certificate is valid until %s", c.CertFile, until.Format("2006-01-02 15:04 MST")))
 		}
 	}
+	k.socket()
 	k.refusals()
+}
+
+// socket tells of a server of mailboxes that the service cannot talk to.
+func (k *fileCheck) socket() {
+	path, ok := strings.CutPrefix(k.config.Mailbox, lmtpScheme)
+	if !ok || !strings.HasPrefix(path, "/") {
+		return
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		k.key("MAILBOX", "%v; mail for users waits until the server is there", err)
+		return
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	perm := info.Mode().Perm()
+	switch {
+	case info.Mode()&fs.ModeSocket == 0:
+		k.key("MAILBOX", "%s is no socket, and mail for users waits; name that of the server", path)
+	case !ok, k.reader == 0, perm&0o002 != 0:
+	case int(st.Uid) == k.reader && perm&0o200 != 0:
+	case perm&0o020 != 0 && (k.net < 0 || int(st.Gid) == k.net):
+	default:
+		k.key("MAILBOX", "uid %d, which delivers, cannot write to %s, and mail for users waits; give it the socket where the server is configured (in Dovecot user and mode of the unix_listener)", k.reader, path)
+	}
 }
 
 // readable tells of a file with a secret that the service cannot read, though who

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"math/big"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -207,4 +208,62 @@ func TestCheckFiles(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestCheckSocket: what check says about the socket of a server of mailboxes.
+func TestCheckSocket(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "lmtp")
+	listener, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	conf := filepath.Join(dir, "dma.conf")
+	if err := os.WriteFile(conf, []byte("\nMAILBOX lmtp:"+path+"\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	const others = 4242
+	closed := "cannot write to " + path + ", and mail for users waits; give it the socket"
+	for _, c := range []struct {
+		name        string
+		mode        os.FileMode
+		reader, net int
+		want        string
+	}{
+		{"of the user", 0o600, os.Geteuid(), -1, ""},
+		{"of another one", 0o600, others, -1, "uid 4242, which delivers, " + closed},
+		{"that everybody may use", 0o666, others, others, ""},
+		{"of the group of the net process", 0o660, others, os.Getegid(), ""},
+		{"of another group", 0o660, others, others, "uid 4242, which delivers, " + closed},
+	} {
+		if err := os.Chmod(path, c.mode); err != nil {
+			t.Fatal(err)
+		}
+		if got := checkSocket(t, conf, c.reader, c.net); !strings.Contains(got, c.want) || c.want == "" && got != "" {
+			t.Errorf("a socket %s: %q", c.name, got)
+		}
+	}
+	listener.Close()
+	if got, want := checkSocket(t, conf, others, -1), conf+":2: MAILBOX: stat "+path+": no such file or directory; mail for users waits until the server is there"; got != want {
+		t.Errorf("no socket: %q, want %q", got, want)
+	}
+	if err := os.WriteFile(path, nil, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if got := checkSocket(t, conf, others, -1); !strings.Contains(got, path+" is no socket") {
+		t.Errorf("a file: %q", got)
+	}
+}
+
+func checkSocket(t *testing.T, path string, reader, net int) string {
+	t.Helper()
+	conf, problems, err := config.Load(path, true)
+	if err != nil || len(problems) > 0 {
+		t.Fatal(problems, err)
+	}
+	var got []string
+	k := &fileCheck{config: conf, uid: reader, reader: reader, net: net, problem: func(p config.Problem) { got = append(got, p.String()) }}
+	k.socket()
+	return strings.Join(got, "\n")
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"strconv"
 	"time"
@@ -140,8 +141,8 @@ func dialAddress(ctx context.Context, cfg *Config, h Host, ip netip.Addr) (net.C
 	return connectTo(ctx, cfg, "tcp", net.JoinHostPort(ip.String(), strconv.Itoa(h.Port)))
 }
 
-// connectTo dials. What an error says of the address is left out, since outcomes
-// name it.
+// connectTo dials. What an error says of the address and of the call is left out,
+// since outcomes name them.
 func connectTo(ctx context.Context, cfg *Config, network, addr string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, cfg.Timeouts.Connect)
 	defer cancel()
@@ -149,6 +150,10 @@ func connectTo(ctx context.Context, cfg *Config, network, addr string) (net.Conn
 	var op *net.OpError
 	if errors.As(err, &op) && op.Err != nil {
 		err = op.Err
+	}
+	var call *os.SyscallError
+	if errors.As(err, &call) {
+		err = call.Err
 	}
 	return conn, err
 }

@@ -2,8 +2,11 @@ package smarthost
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
+	"os"
 	"strings"
 )
 
@@ -65,6 +68,10 @@ func dialSocket(ctx context.Context, cfg *Config) (*Session, error) {
 	}
 	conn, err := connectTo(ctx, cfg, "unix", cfg.Socket)
 	if err != nil {
+		err = fmt.Errorf("%s: %w", oneLine(cfg.Socket), err)
+		if errors.Is(err, fs.ErrPermission) { // as the server has it where nobody has said whose it is
+			err = fmt.Errorf("%w; uid %d, which delivers, has to be able to write to it", err, os.Geteuid())
+		}
 		return nil, &Error{Relay: cfg.relayName(h, netip.Addr{}), Command: "connect", Err: err, detail: "4.1"}
 	}
 	return p.open(ctx, conn, netip.Addr{})

@@ -2,10 +2,13 @@ package smarthost
 
 import (
 	"context"
+	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -140,6 +143,22 @@ func TestLMTPConcurrency(t *testing.T) {
 	}
 }
 
+// TestLMTPClosed: who may not use the socket learns which, and who has to.
+func TestLMTPClosed(t *testing.T) {
+	r, err := NewLMTP("/run/lmtp", Config{Dial: func(context.Context, string, string) (net.Conn, error) {
+		return nil, &net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.EACCES)}
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	out := outcomes(t.Context(), r, testMessage(0, "a@x"))
+	want := fmt.Sprintf("connect: /run/lmtp: permission denied; uid %d, which delivers, has to be able to write to it", os.Geteuid())
+	if got := describe("a@x", &out[0]); got != "a@x tempfail 4.4.1 connect -" || out[0].Text() != want {
+		t.Errorf("%s: %s", got, out[0].Text())
+	}
+}
+
 // TestLMTPDown: a server that is not there costs one attempt, and is named.
 func TestLMTPDown(t *testing.T) {
 	dials := 0
@@ -161,7 +180,7 @@ func TestLMTPDown(t *testing.T) {
 		if got := describe("a@x", &out[0]); got != want {
 			t.Errorf("%d: %s", i, got)
 		}
-		if out[0].Relay != "lmtp:"+path || !strings.Contains(out[0].Text(), "no such file") {
+		if out[0].Relay != "lmtp:"+path || out[0].Text() != "connect: "+path+": no such file or directory" {
 			t.Errorf("%d: %s: %s", i, out[0].Relay, out[0].Text())
 		}
 	}
