@@ -30,6 +30,9 @@ func TestReaders(t *testing.T) {
 	t.Run("installed Dovecot and mutt and mailx at once", func(t *testing.T) {
 		readers(newHost(t, ""), 500, 30, 3, (*inbox).doveadm, func(b *inbox) { b.mutt("<delete-message>") }, (*inbox).look)
 	})
+	t.Run("installed mutt beside LMTP", func(t *testing.T) {
+		readers(newHost(t, "MAILBOX lmtp:/run/dovecot/lmtp\n"), 100, 10, 2, func(b *inbox) { b.mutt("<delete-message>") }, (*inbox).look)
+	})
 }
 
 // inbox is jim's mailbox, which programs read.
@@ -55,8 +58,7 @@ set spoolfile=/var/mail/jim folder=/home/jim
 `, 0o600)
 	s.file("home/jim/.mailrc", "set append quiet hold\n", 0o600)
 	if byDovecot > 0 {
-		s.StartDovecot("protocols = lmtp\nmail_privileged_group = mail\nmbox_dirty_syncs = no\nservice stats {\n  unix_listener stats-writer {\n    mode = 0666\n  }\n}\n")
-		s.Await("Dovecot", func() bool { _, err := os.Stat(s.Path("run/dovecot/auth-userdb")); return err == nil })
+		s.startLMTP("mbox_dirty_syncs = no\n")
 		s.Must(s.Command("doveadm", "mailbox", "create", "-u", "jim", "moved"), "")
 	}
 	if s.service == nil {
