@@ -1,6 +1,7 @@
 package systemtest
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -101,7 +102,7 @@ func TestNotifySuccess(t *testing.T) {
 			t.Parallel()
 			s := newSiteWith(t, siteOptions{sink: smtptest.NewSink(smtptest.SinkOptions{DSN: dsn, Rules: parseRules(t, "refuse no@*")})})
 			s.forward("carol", "dave, bob\n")
-			s.post("asked", "-N", "success,delay", "-V", "ticket 7", "-f", "alice", "bob", "far@far.example", "no@far.example", "nosuch")
+			s.post("asked", "-N", "success,delay", "-V", "ticket 7", "-f", "alice", "bob", "carol", "far@far.example", "no@far.example", "nosuch")
 			s.drain()
 			got := make(map[string]string)
 			for _, m := range s.mailbox("alice") {
@@ -113,7 +114,7 @@ func TestNotifySuccess(t *testing.T) {
 					got[r.finals()[i]] += h.Get("Action") + " " + h.Get("Status")
 				}
 			}
-			want := map[string]string{"bob@host.example": "delivered 2.0.0", "far@far.example": "relayed 2.0.0"}
+			want := map[string]string{"bob@host.example": "delivered 2.0.0", "carol@host.example": "expanded 2.0.0", "far@far.example": "relayed 2.0.0"}
 			if dsn { // the relay reports
 				delete(want, "far@far.example")
 				var first smtptest.Transaction
@@ -131,6 +132,68 @@ func TestNotifySuccess(t *testing.T) {
 			}
 			if len(got) != len(want) {
 				t.Errorf("reported: %q", got)
+			}
+			s.empty()
+		})
+	}
+}
+
+// What a sender asked for goes along where a recipient becomes others, and the
+// sender stays the sender. A list is the end of that: its owner takes the place of
+// the sender, and hears of the members (RFC 3461 5.2.7). ORCPT, which is what the
+// sender knows the recipient as, stands in the reports.
+func TestNotifyExpanded(t *testing.T) {
+	t.Parallel()
+	const known = "The Team@elsewhere.example"
+	for _, tt := range []struct {
+		name, to, notify string
+		alice, dave      []string // reports for the sender, and for the owner of the list
+		relayed          string   // sender, NOTIFY, ORCPT and ENVID
+	}{
+		{"alias of one", "one", "SUCCESS", nil, nil, "alice@host.example [SUCCESS] " + known + " ticket"},
+		{"forward file of one", "bob", "SUCCESS", nil, nil, "alice@host.example [SUCCESS] " + known + " ticket"},
+		{"alias of several", "team", "SUCCESS", []string{"team expanded " + known}, nil, "alice@host.example [NEVER] " + known + " ticket"},
+		{"forward file of several", "carol", "SUCCESS,FAILURE", []string{"carol expanded " + known, "gone failed " + known}, nil, "alice@host.example [FAILURE] " + known + " ticket"},
+		{"alias and forward file", "one+two", "SUCCESS,FAILURE", []string{"one+two expanded " + known, "gone failed " + known}, nil, "alice@host.example [FAILURE] " + known + " ticket"},
+		{"alias never", "team", "NEVER", nil, nil, "alice@host.example [NEVER] " + known + " ticket"},
+		{"forward file never", "carol", "NEVER", nil, nil, "alice@host.example [NEVER] " + known + " ticket"},
+		{"alias unasked", "team", "", []string{"gone failed " + known}, nil, "alice@host.example [] " + known + " ticket"},
+		{"list", "crew", "SUCCESS,FAILURE", []string{"crew delivered " + known}, []string{"gone failed crew@host.example"}, "owner-crew@host.example []  "},
+		{"list never", "crew", "NEVER", nil, []string{"gone failed crew@host.example"}, "owner-crew@host.example []  "},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			s := newSiteWith(t, siteOptions{sink: smtptest.NewSink(smtptest.SinkOptions{DSN: true, Rules: parseRules(t, "refuse gone@*")})})
+			s.write("aliases", `postmaster: alice
+root: alice
+one: friend@far.example
+one+two: carol
+team: friend@far.example, gone@far.example
+crew: friend@far.example, gone@far.example
+owner-crew: dave
+`)
+			s.forward("bob", "friend@far.example\n")
+			s.forward("carol", "friend@far.example, gone@far.example\n")
+			e := spooldir.Envelope{Sender: "alice@host.example", EnvelopeID: "ticket", Recipients: []spooldir.Recipient{
+				{Address: tt.to, Notify: tt.notify, ORCPT: "rfc822;" + strings.ReplaceAll(known, " ", "+20")},
+			}}
+			s.check(draft(t, s.open(), e).Commit())
+			s.drain()
+			for user, want := range map[string][]string{"alice": tt.alice, "dave": tt.dave} {
+				var got []string
+				for _, m := range s.mailbox(user) {
+					r := parseReport(t, m.text)
+					for i, h := range r.recipients {
+						final, _, _ := strings.Cut(r.finals()[i], "@")
+						_, original, _ := strings.Cut(h.Get("Original-Recipient"), "; ")
+						got = append(got, final+" "+h.Get("Action")+" "+original)
+					}
+				}
+				equal(t, user+" was told", got, want)
+			}
+			tr := only(t, "a transaction", s.sink.Transactions())
+			if got := fmt.Sprintln(tr.From, tr.Rcpt[0].Notify, tr.Rcpt[0].OriginalRecipient, tr.Mail.EnvelopeID); got != tt.relayed+"\n" {
+				t.Errorf("the relay was told %q, want %q", got, tt.relayed)
 			}
 			s.empty()
 		})
