@@ -230,6 +230,7 @@ func (h *handling) deliver(ctx context.Context, o order, keys []string) {
 				}}, len(rest)))
 			}
 		}()
+		h.r.flushAsked()
 		o.to.Deliver(ctx, o.message, done)
 	}()
 	if rest := left(); len(rest) > 0 {

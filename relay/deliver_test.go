@@ -231,6 +231,32 @@ func TestMailboxes(t *testing.T) {
 	}
 }
 
+// TestFlushed: who asks for a flush, and then moves a message to remote, has it
+// tried, however soon.
+func TestFlushed(t *testing.T) {
+	f := newFixture(t)
+	asked := false
+	f.r.o.Flushed = func() bool {
+		was := asked
+		asked = false
+		return was
+	}
+	var flushed []int
+	d := &scripted{}
+	d.deliver = func(_ context.Context, m smarthost.Message, done func([]int, []smarthost.Outcome)) {
+		flushed = append(flushed, d.flushed)
+		done(answered(m))
+	}
+	f.r.o.Deliverer = d
+	for i := range 3 {
+		asked = i == 1
+		f.handle(f.remote("ok@far.test")[0])
+	}
+	if want := []int{0, 1, 1}; !slices.Equal(flushed, want) {
+		t.Errorf("flushes before the deliveries: %v, want %v", flushed, want)
+	}
+}
+
 // TestMailboxOrder: the recipients that the server of the mailboxes has go to it
 // together, as they are called there.
 func TestMailboxOrder(t *testing.T) {

@@ -41,6 +41,11 @@ type Options struct {
 	Mailboxes Deliverer
 	Mailbox   func(*spooldir.Recipient) (addr string, ok bool)
 
+	// Flushed, if not nil, is asked before each delivery. It reports whether back-off
+	// is to be forgotten, and ends that request: so a message that was moved here
+	// after somebody had asked is tried.
+	Flushed func() bool
+
 	Concurrency int           // messages in hand at a time
 	Share       int           // of these, those that one destination may have; 0: all
 	Rescan      time.Duration // between scans that nothing rang for
@@ -53,6 +58,8 @@ type Relay struct {
 	mover *states.Mover
 	loop  *states.Loop
 	turns *turns
+
+	flushing sync.Mutex // held while Flushed is asked, and until that is done
 
 	mu         sync.Mutex
 	unrecorded map[string]bool // names that are delivered, which the disk did not let anybody record
@@ -99,6 +106,18 @@ func (r *Relay) Idle() bool { return r.loop.Idle() }
 func (r *Relay) Flush() {
 	for _, d := range r.deliverers() {
 		d.Flush()
+	}
+}
+
+// flushAsked forgets it where somebody has asked for that.
+func (r *Relay) flushAsked() {
+	if r.o.Flushed == nil {
+		return
+	}
+	r.flushing.Lock()
+	defer r.flushing.Unlock()
+	if r.o.Flushed() {
+		r.Flush()
 	}
 }
 

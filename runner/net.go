@@ -53,8 +53,8 @@ func inHand(c *config.Config) (messages, share int) {
 }
 
 // newRelay makes the net process's part. password asks PASSWORDCMD; nil where there
-// is none.
-func (h *half) newRelay(password askFunc) *relay.Relay {
+// is none. flushed is that of relay.Options.
+func (h *half) newRelay(password askFunc, flushed func() bool) *relay.Relay {
 	c := h.config
 	hosts, err := smarthost.ParseHosts(c.Smarthost, c.Port)
 	if err != nil {
@@ -66,7 +66,7 @@ func (h *half) newRelay(password askFunc) *relay.Relay {
 		Spool: h.spool, Watcher: h.watcher, Log: h.log, Clock: h.clock, Retry: h.retry, Syncer: h.syncer,
 		Deliverer: deliverer(c, h.host, hosts, password, h.log), Rewriter: rewriter(c, h.host, h.log),
 		HostName: h.host, Concurrency: messages, Share: share, Rescan: h.rescan,
-		Mailboxes: h.mailboxes(), Mailbox: mail.Mailbox,
+		Mailboxes: h.mailboxes(), Mailbox: mail.Mailbox, Flushed: flushed,
 	})
 }
 

@@ -173,7 +173,7 @@ func assemble(c *config.Config, s *spooldir.Spool, log *maillog.Log) (*service, 
 		UID: os.Geteuid(), Any: any, MinUID: c.MinUID, Listed: listed(c), Mailbox: c.Mailbox, Forwards: c.Forward,
 		Limit: c.CommandTime, HostName: v.host, Aliases: aliases, AliasUser: aliasUser,
 	}
-	v.relay = v.newRelay(passwordCommand(c, source))
+	v.relay = v.newRelay(passwordCommand(c, source), nil)
 	v.queue = v.newQueue(source, own, aliases, aliasUser, v.relay.Flush)
 	for _, state := range []spooldir.State{spooldir.Tempfail, spooldir.Permfail, spooldir.Sent} {
 		v.relay.Ringing(state, v.watcher.Bell(state))

@@ -114,6 +114,13 @@ func inherited(fd int, name string) (*pipeEnd, error) {
 // put writes what there is room for; for the rest nobody waits.
 func (p *pipeEnd) put(b []byte) { _, _ = unix.Write(p.fd, b) }
 
+// take reads what there is, and reports whether that was anything.
+func (p *pipeEnd) take() bool {
+	var buf [512]byte
+	n, _ := unix.Read(p.fd, buf[:])
+	return n > 0
+}
+
 // runQueueRole is the queue process of a separated service.
 func runQueueRole() error {
 	var included []string
@@ -249,17 +256,7 @@ func runNetRole() error {
 	if w.config.PasswordCmd != "" {
 		password = w.client.Password
 	}
-	r := h.newRelay(password)
-	context.AfterFunc(w.ctx, func() { w.flush.file.Close() })
-	go func() {
-		var buf [512]byte
-		for {
-			if _, err := w.flush.file.Read(buf[:]); err != nil {
-				return
-			}
-			r.Flush()
-		}
-	}()
+	r := h.newRelay(password, w.flush.take)
 	err = w.client.Ready(parent.Work{
 		Idle:     r.Idle,
 		Activity: h.watcher.Rings,
