@@ -31,7 +31,7 @@ func TestReaders(t *testing.T) {
 		readers(newHost(t, ""), 500, 30, 3, (*inbox).doveadm, func(b *inbox) { b.mutt("<delete-message>") }, (*inbox).look)
 	})
 	t.Run("installed mutt beside LMTP", func(t *testing.T) {
-		readers(newHost(t, "MAILBOX lmtp:/run/dovecot/lmtp\n"), 100, 10, 2, func(b *inbox) { b.mutt("<delete-message>") }, (*inbox).look)
+		readers(newHost(t, "MAILBOX lmtp:/run/dovecot/lmtp\n"), 60, 6, 2, func(b *inbox) { b.mutt("<delete-message>") }, (*inbox).look)
 	})
 }
 
