@@ -97,7 +97,7 @@ set spoolfile=/var/mail/jim folder=/home/jim
 	}
 	arriving.Wait()
 	s.Await("end of deliveries", func() bool {
-		if s.t.Failed() || s.idle() && s.idle() && s.waiting() == 0 {
+		if s.t.Failed() || s.idle() && s.waiting() == 0 {
 			return true
 		}
 		if s.waiting() > 0 { // for the lock, which somebody has had for half a minute

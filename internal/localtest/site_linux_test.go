@@ -162,8 +162,7 @@ func (s *site) drain() string {
 		}
 		return res.Stderr
 	}
-	// Twice: a child may have come where the first look had already been.
-	s.Await("end of deliveries", func() bool { return s.idle() && s.idle() })
+	s.Await("end of deliveries", s.idle)
 	log := s.log()
 	defer func() { s.service.read = len(log) }()
 	return log[s.service.read:]
@@ -171,7 +170,9 @@ func (s *site) drain() string {
 
 // idle reports whether all that is queued waits.
 func (s *site) idle() bool {
-	for _, state := range []string{"new", "forwarding", "local", "remote", "sent", "permfail"} {
+	states := []string{"new", "forwarding", "local", "remote", "sent", "permfail"}
+	// Twice: a child may have come where the first look had already been.
+	for _, state := range slices.Concat(states, states) {
 		entries, err := os.ReadDir(s.Path(s.spool, state))
 		s.check(err)
 		if slices.ContainsFunc(entries, func(e os.DirEntry) bool { return !strings.HasPrefix(e.Name(), ".") }) {
