@@ -109,7 +109,7 @@ func (r *Relay) Flush() {
 	}
 }
 
-// flushAsked forgets it where somebody has asked for that.
+// flushAsked does so if somebody has asked for it.
 func (r *Relay) flushAsked() {
 	if r.o.Flushed == nil {
 		return
