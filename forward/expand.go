@@ -21,7 +21,7 @@ const (
 // the users said so. It is the only final error.
 var ErrNoUser = errors.New("no such user")
 
-// Host tells Expand what belongs to this machine.
+// Host tells Expand what the aliases do not.
 type Host struct {
 	// IsUser reports whether there is an account of exactly this name. An
 	// error means that nobody can tell now; then Expand fails with it.
@@ -30,18 +30,26 @@ type Host struct {
 	// IsLocal reports whether mail for a belongs here, and for which name.
 	// Nil: addresses without a domain do.
 	IsLocal func(a address.Address) (local string, ok bool)
+
+	// Submitted says that the name is one that the message was submitted for,
+	// and not one that an alias or a .forward names. Then the catch-all goes
+	// before the accounts.
+	Submitted bool
 }
 
 // Expansion is where mail for a name goes.
 type Expansion struct {
 	// Targets has no two that are the same place. A name of this machine is in
 	// it as a User if there is such an account, and as an Address if it is
-	// neither an alias nor an account.
+	// neither an alias nor an account, or a list of its own: an alias with an
+	// owner, in lower case.
 	Targets []Target
 
 	// Owner is the local part of the sender that the message has from here on,
-	// or empty: it keeps its own. It belongs to the first name in Trail that
-	// has an owner.
+	// or empty: it keeps its own. It belongs to the first name in Trail. Other
+	// aliases that have an owner are among the Targets and not followed, so that
+	// their members, and nobody else, get the message from that owner. One that
+	// leads back to a name in Trail is followed, and its owner does not count.
 	Owner string
 
 	// Trail has the aliases, in lower case, in the order in which they were
@@ -52,11 +60,13 @@ type Expansion struct {
 // Expand returns where mail for name goes. Name is a local part.
 //
 // An alias is asked for first, then an account, then the same for the part
-// before a +, then the catch-all. Aliases within aliases are followed. One
-// that leads back to itself stands for the account of that name or, if there
-// is none, of another name on the way. So "jim: jim, bob" keeps a copy for
-// jim, and "jim: james", "james: jim" delivers to the one that has an account.
-// If there is no account on the way and no other target, the mail must wait.
+// before a +, then the catch-all, which goes before the accounts if the name
+// was submitted. Aliases within aliases are followed, but for those that have
+// an owner. One that leads back to itself stands for the account of that name
+// or, if there is none, of another name on the way. So "jim: jim, bob" keeps a
+// copy for jim, and "jim: james", "james: jim" delivers to the one that has an
+// account. If there is no account on the way and no other target, the mail must
+// wait.
 //
 // Postmaster and MAILER-DAEMON without an alias and an account stand for root.
 //
@@ -68,18 +78,17 @@ func (a *Aliases) Expand(ctx context.Context, name string, h Host) (Expansion, e
 	ctx, cancel := context.WithTimeout(ctx, readTime)
 	defer cancel()
 	x := expander{ctx: ctx, aliases: a, host: h, nodes: make(map[string]*node), seen: make(map[same]bool)}
-	if err := x.name(name, Target{}); err != nil {
+	if err := x.name(name, Target{}, h.Submitted); err != nil {
 		return Expansion{}, err
 	}
 	if err := x.empty(); err != nil {
 		return Expansion{}, err
 	}
-	for _, n := range x.trail {
-		if owner, ok := a.Owner(n); ok {
-			return Expansion{x.targets, owner, x.trail}, nil
-		}
+	owner := ""
+	if len(x.trail) > 0 {
+		owner, _ = a.Owner(x.trail[0])
 	}
-	return Expansion{x.targets, "", x.trail}, nil
+	return Expansion{x.targets, owner, x.trail}, nil
 }
 
 // node is an alias, or an included file, that was met.
@@ -87,6 +96,7 @@ type node struct {
 	key   string
 	leads []string // keys of the nodes that it leads to
 	open  bool     // it is being expanded
+	outer bool     // by the expander that looks ahead
 	ends  bool     // a target is reached from it
 }
 
@@ -103,17 +113,28 @@ type expander struct {
 	seen    map[same]bool
 	targets []Target
 	trail   []string
+
+	ahead bool // a list is followed to see whether it leads back
+	back  bool // it does
 }
 
-// name follows a local part, which t names.
-func (x *expander) name(local string, t Target) error {
+// name follows a local part, which t names. Submitted is as in Host.
+func (x *expander) name(local string, t Target, submitted bool) error {
+	all := submitted && x.aliases.has(catchAll)
 	for _, part := range parts(local) {
+		if x.list(part) {
+			t.Kind, t.Value, t.Detail = Address, quoteLocal(strings.ToLower(part)), ""
+			return x.add(t)
+		}
 		targets, ok, err := x.aliases.Lookup(part)
 		if err != nil {
 			return err
 		}
 		if ok {
 			return x.alias(strings.ToLower(part), part, targets)
+		}
+		if all {
+			continue
 		}
 		user, ok, err := x.user(part)
 		if err != nil {
@@ -130,10 +151,12 @@ func (x *expander) name(local string, t Target) error {
 	switch {
 	case doubtful:
 		return p
-	case lower == "postmaster" || lower == "mailer-daemon":
+	case !all && standsForRoot(lower):
 		return x.root(lower, t)
 	case err != nil:
 		return err
+	case ok && all:
+		return x.alias(catchAll, catchAll, targets)
 	case ok:
 		return x.through(lower, lower, func() error { return x.alias(catchAll, catchAll, targets) })
 	case len(x.path) == 0:
@@ -143,10 +166,48 @@ func (x *expander) name(local string, t Target) error {
 	return x.add(t)
 }
 
+// list reports whether name is a list of its own: an alias with an owner that a
+// first alias leads to. One that leads back to where we are is none: its child
+// would be taken for a message that loops.
+func (x *expander) list(name string) bool {
+	key := strings.ToLower(name)
+	if x.ahead || len(x.trail) == 0 || !x.aliases.has(key) {
+		return false
+	}
+	if n, ok := x.nodes[key]; ok && n.open {
+		return false
+	}
+	if _, ok := x.aliases.Owner(key); !ok {
+		return false
+	}
+	return x.seen[same{kind: Address, value: quoteLocal(key)}] || !x.leadsBack(key)
+}
+
+// leadsBack reports whether the alias key leads to a node that is being
+// expanded. If that cannot be found out, it is for who expands the alias to say.
+func (x *expander) leadsBack(key string) bool {
+	y := expander{ctx: x.ctx, aliases: x.aliases, host: x.host, nodes: make(map[string]*node), seen: make(map[same]bool), ahead: true}
+	for _, n := range x.path {
+		outer := &node{key: n.key, open: true, outer: true}
+		y.nodes[n.key] = outer
+		y.path = append(y.path, outer)
+	}
+	targets, ok, err := x.aliases.Lookup(key)
+	if ok && err == nil {
+		_ = y.alias(key, key, targets)
+	}
+	return y.back
+}
+
+// root is who gets the mail for names that have to lead somewhere.
+const root = "root"
+
+// standsForRoot reports whether a name in lower case is one of them.
+func standsForRoot(name string) bool { return name == "postmaster" || name == "mailer-daemon" }
+
 // root follows root in place of name, which has to lead somewhere and is
 // neither an alias nor an account. The trail does not show it.
 func (x *expander) root(name string, t Target) error {
-	const root = "root"
 	if !x.aliases.has(root) && !x.aliases.has(catchAll) {
 		if _, ok, err := x.user(root); err != nil {
 			return err
@@ -154,7 +215,7 @@ func (x *expander) root(name string, t Target) error {
 			return fmt.Errorf("%s is no alias, and there is no user root to stand for it; add the alias %[1]s with a user's name", name)
 		}
 	}
-	return x.through(name, name, func() error { return x.name(root, t) })
+	return x.through(name, name, func() error { return x.name(root, t, false) })
 }
 
 // parts returns what of a local part can be a name: all of it, and what is
@@ -189,9 +250,9 @@ func (x *expander) alias(key, name string, targets []Target) error {
 	return x.through(key, name, func() error { return x.follow(targets) })
 }
 
-// back handles an alias, written as name, that leads back to the node n, which
+// loop handles an alias, written as name, that leads back to the node n, which
 // is being expanded: the first account on the loop gets the message.
-func (x *expander) back(n *node, name string) error {
+func (x *expander) loop(n *node, name string) error {
 	names := []string{name}
 	for _, on := range x.path[slices.Index(x.path, n):] {
 		names = append(names, on.key)
@@ -222,7 +283,8 @@ func (x *expander) through(key, name string, f func() error) error {
 	}
 	x.lead(n)
 	if n.open {
-		return x.back(n, name)
+		x.back = x.back || n.outer
+		return x.loop(n, name)
 	}
 	if ok {
 		return nil
@@ -263,19 +325,24 @@ func (x *expander) target(t Target) error {
 	case Address:
 		a, err := address.Parse(t.Value)
 		if err != nil {
-			return Problem{t.File, t.Line, err.Error()}
+			return t.problem("%v", err)
 		}
 		if local, ok := x.local(a); ok {
-			return x.name(local, t)
+			return x.name(local, t, false)
 		}
 	case Mailbox:
-		for _, part := range parts(t.Value) {
-			user, ok, err := x.user(part)
+		names := parts(t.Value)
+		if standsForRoot(strings.ToLower(t.Value)) {
+			names = append(names, root)
+		}
+		for _, name := range names {
+			user, ok, err := x.user(name)
 			if err != nil {
 				return err
 			}
 			if ok {
-				t.Value, t.Detail = user, strings.TrimPrefix(t.Value[len(part):], "+")
+				_, detail, _ := strings.Cut(strings.TrimPrefix(t.Value, name), "+")
+				t.Value, t.Detail = user, detail
 				break
 			}
 		}
@@ -296,7 +363,7 @@ func (x *expander) include(t Target) error {
 	depth := 0
 	for i, n := range x.path {
 		if n.key == key {
-			return Problem{t.File, t.Line, "include loop: " + chain(append(x.path[i:len(x.path):len(x.path)], n)) + "; remove one of these entries"}
+			return t.problem("include loop: %s; remove one of these entries", chain(append(x.path[i:len(x.path):len(x.path)], n)))
 		}
 		if strings.HasPrefix(n.key, includeMark) {
 			depth++
@@ -307,10 +374,10 @@ func (x *expander) include(t Target) error {
 		return nil
 	}
 	if depth == maxNesting {
-		return Problem{t.File, t.Line, fmt.Sprintf("more than %d included files within each other; flatten them", maxNesting)}
+		return t.problem("more than %d included files within each other; flatten them", maxNesting)
 	}
 	if x.includes++; x.includes > maxIncludes {
-		return Problem{t.File, t.Line, fmt.Sprintf("more than %d included files for one recipient; put them together", maxIncludes)}
+		return t.problem("more than %d included files for one recipient; put them together", maxIncludes)
 	}
 	targets, err := x.aliases.include(x.ctx, t)
 	if err != nil {

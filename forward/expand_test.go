@@ -109,14 +109,36 @@ func TestExpand(t *testing.T) {
 		{"mailer-daemon: postmaster", "mailer-daemon", "user root", "mailer-daemon", ""},
 		{"postmaster: jim", "POSTMASTER", "user jim", "postmaster", ""},
 		{"postmaster: nobody", "postmaster", "address nobody", "postmaster", ""},
+		{`a: \postmaster, \MAILER-DAEMON`, "a", "mailbox root", "a", ""},
+		{`postmaster: \postmaster`, "postmaster", "mailbox root", "postmaster", ""},
 		{"root: postmaster", "postmaster", "user root", "root", ""},
 		{"root: postmaster", "root", "user root", "root", ""},
 
 		// Owners.
 		{"l: jim\nowner-l: bob", "l", "user jim", "l", "owner-l"},
 		{"l: jim\nOwner-L: bob", "L", "user jim", "l", "owner-l"},
-		{"a: l\nl: jim\nowner-l: bob", "a", "user jim", "a l", "owner-l"},
-		{"a: l\nl: jim\nowner-l: bob\nowner-a: bob", "a", "user jim", "a l", "owner-a"},
+		{"a: l\nl: jim\nowner-l: bob", "a", "address l", "a", ""},
+		{"a: l\nl: jim\nowner-l: bob\nowner-a: bob", "a", "address l", "a", "owner-a"},
+		{"a: bob, l\nl: jim\nowner-l: bob", "a", "user bob; address l", "a", ""},
+		{"a: bob, l\nl: jim\nowner-l: bob\nowner-a: bob", "a", "user bob; address l", "a", "owner-a"},
+		{"a: l1, l2\nl1: jim\nl2: bob, jim\nowner-l1: x\nowner-l2: y", "a", "address l1; address l2", "a", ""},
+		{"l2: bob, l1\nl1: jim\nowner-l1: x\nowner-l2: y", "l2", "user bob; address l1", "l2", "owner-l2"},
+		{"l2: bob, l1\nl1: jim\nowner-l1: x\nowner-l2: y", "l1", "user jim", "l1", "owner-l1"},
+		{"a: b, c\nb: l, jim\nc: L@here.example, l+x\nl: x@y\nowner-l: bob", "a", "address l; user jim", "a b c", ""},
+		{"a: \"my list\"\n\"my list\": jim\n\"owner-my list\": bob", "a", `address "my list"`, "a", ""},
+		{"l: bob, l, L\nowner-l: bob", "l", "user bob", "l", "owner-l"},
+		{"bob: bob, jim\nowner-bob: news", "bob", "user bob; user jim", "bob", "owner-bob"},
+		{"a: bob, l\nl: jim, a\nowner-l: bob", "l", "user jim; user bob", "l a", "owner-l"},
+		{"a: bob, l\nl: jim, a\nowner-l: bob", "a", "user bob; user jim", "a l", ""},
+		{"l1: l2, jim\nl2: l1, bob\nowner-l1: x\nowner-l2: y", "l1", "user bob; user jim", "l1 l2", "owner-l1"},
+		{"jim: l\nl: jim, bob\nowner-l: x", "jim", "user jim; user bob", "jim l", ""},
+		{"a: l\nl: jim\njim: jim, bob\nowner-l: x", "a", "address l", "a", ""},
+		{"*: a, l\na: nobody, l\nl: jim\nowner-l: x", "z", "address l", "* a", ""},
+		{"*: a\na: l, jim\nl: nobody\nowner-l: x", "z", "user jim", "* a l", ""},
+		{"a: l, \\\\l\nl: jim\nowner-l: bob", "a", "address l; mailbox l", "a", ""},
+		{"a: l, bob\nl: x y\nowner-l: bob", "a", "address l; user bob", "a", ""},
+		{"root: l\nl: jim\nowner-l: bob\nowner-root: news", "postmaster", "address l", "root", "owner-root"},
+		{"*: l\nl: jim\nowner-l: bob", "nobody", "address l", "*", ""},
 		{"l: jim\nowner-l: bob", "owner-l", "user bob", "owner-l", ""},
 		{"owner-jim: bob", "jim", "user jim", "", ""},
 	} {
@@ -140,6 +162,51 @@ func TestExpand(t *testing.T) {
 		}
 		if trail := strings.Join(x.Trail, " "); trail != tt.trail || x.Owner != tt.owner {
 			t.Errorf("%q: %s: trail %s, owner %s; want %s, %s", tt.aliases, tt.name, trail, x.Owner, tt.trail, tt.owner)
+		}
+	}
+}
+
+// TestExpandSubmitted: of the names that a message was submitted for, those
+// that are no alias are the catch-all's, accounts and postmaster included.
+func TestExpandSubmitted(t *testing.T) {
+	host := testHost("jim", "bob", "root", "games")
+	host.Submitted = true
+	for _, tt := range []struct{ aliases, name, want, trail string }{
+		{"", "jim", "user jim", ""},
+		{"", "postmaster", "user root", ""},
+		{"*: bob", "jim", "user bob", "*"},
+		{"*: bob", "JIM", "user bob", "*"},
+		{"*: bob", "jim+lists", "user bob", "*"},
+		{"*: bob", "nobody", "user bob", "*"},
+		{"*: bob", "bob", "user bob", "*"},
+		{"*: bob", "root", "user bob", "*"},
+		{"*: bob", "postmaster", "user bob", "*"},
+		{"*: bob", "MAILER-DAEMON", "user bob", "*"},
+		{"*: games", "games", "user games", "*"},
+		{"*: games, jim, nss2", "nobody", "user games; user jim", "*"},
+		{`*: \postmaster`, "nobody", "mailbox root", "*"},
+		{`*: \postmaster`, "postmaster", "mailbox root", "*"},
+		{"*: postmaster", "nobody", "user root", "*"},
+		{"*: postmaster", "postmaster", "user root", "*"},
+		{"*: mailer-daemon", "root", "user root", "*"},
+		{"*: bob\njim: games", "jim", "user games", "jim"},
+		{"*: bob\njim: games", "jim+x", "user games", "jim"},
+		{"*: bob\njim: \\jim", "jim", "mailbox jim", "jim"},
+		{"*: bob\njim: jim", "jim", "user jim", "jim"},
+		{"*: bob\na: jim, nobody", "a", "user jim; user bob", "a *"},
+		{"*: bob\nroot: jim", "postmaster", "user bob", "*"},
+		{"*: bob\npostmaster: jim", "postmaster", "user jim", "postmaster"},
+		{"*: x y", "jim", "error", ""},
+		{"*: bob\nsales jim", "sales", "error", ""},
+	} {
+		a, _ := load(t, tt.aliases)
+		x, err := a.Expand(context.Background(), tt.name, host)
+		got := describe(x.Targets)
+		if err != nil && !errors.Is(err, ErrNoUser) {
+			got = "error"
+		}
+		if trail := strings.Join(x.Trail, " "); got != tt.want || trail != tt.trail {
+			t.Errorf("%q: %s: %s, %v, trail %q; want %s, %q", tt.aliases, tt.name, got, err, trail, tt.want, tt.trail)
 		}
 	}
 }
@@ -373,10 +440,10 @@ func TestWithin(t *testing.T) {
 // error, never both and never neither; what it names as a User is one.
 func TestExpandAlways(t *testing.T) {
 	host := testHost("u", "v")
-	names := rapid.SampledFrom([]string{"a", "b", "c", "d", "u", "v", "*", "postmaster", "root", "u+x"})
+	names := rapid.SampledFrom([]string{"a", "b", "c", "d", "u", "v", "*", "postmaster", "root", "u+x", "owner-a", "owner-b"})
 	rapid.Check(t, func(t *rapid.T) {
 		a := &Aliases{entries: map[string][]Target{}}
-		for _, name := range rapid.SliceOfNDistinct(names, 0, 8, rapid.ID).Draw(t, "names") {
+		for _, name := range rapid.SliceOfNDistinct(names, 0, 10, rapid.ID).Draw(t, "names") {
 			for _, to := range rapid.SliceOfN(names, 1, 3).Draw(t, name) {
 				a.entries[name] = append(a.entries[name], Target{Kind: Address, Value: to})
 			}
@@ -396,7 +463,8 @@ func TestExpandAlways(t *testing.T) {
 				} else {
 					seen[s] = true
 				}
-				if ok, _ := host.IsUser(target.Value); target.Kind == User && !ok || target.Kind == Address && a.has(target.Value) {
+				_, list := a.Owner(target.Value)
+				if ok, _ := host.IsUser(target.Value); target.Kind == User && !ok || target.Kind == Address && a.has(target.Value) && !list {
 					t.Fatalf("%s: %+v", name, target)
 				}
 			}

@@ -262,7 +262,7 @@ func (f *flattener) flatten(targets []Target, trail []string) error {
 	for _, t := range targets {
 		if strings.HasPrefix(t.Value, "~/") && (writes(t) && t.Kind != Command || t.Kind == Include) {
 			if !filepath.IsAbs(f.options.Home) {
-				return Problem{t.File, t.Line, fmt.Sprintf("%s: the user has no home directory; write the path from / on", show(t.Value))}
+				return t.problem("%s: the user has no home directory; write the path from / on", show(t.Value))
 			}
 			t.Value = strings.TrimSuffix(f.options.Home, "/") + t.Value[1:]
 		}
@@ -276,7 +276,7 @@ func (f *flattener) flatten(targets []Target, trail []string) error {
 			continue
 		}
 		if len(f.targets) == MaxTargets {
-			return Problem{t.File, t.Line, fmt.Sprintf("more than %d targets; use a mailing list program", MaxTargets)}
+			return t.problem("more than %d targets; use a mailing list program", MaxTargets)
 		}
 		f.seen[t.same()] = true
 		f.targets = append(f.targets, t)
@@ -287,16 +287,16 @@ func (f *flattener) flatten(targets []Target, trail []string) error {
 func (f *flattener) include(t Target, trail []string) error {
 	if i := slices.Index(trail, t.Value); i >= 0 {
 		loop := append(slices.Clone(trail[i:]), t.Value)
-		return Problem{t.File, t.Line, "include loop: " + strings.Join(loop, " -> ") + "; remove one of these entries"}
+		return t.problem("include loop: %s; remove one of these entries", strings.Join(loop, " -> "))
 	}
 	if f.visited[t.Value] {
 		return nil
 	}
 	if len(trail) > maxNesting {
-		return Problem{t.File, t.Line, fmt.Sprintf("more than %d included files within each other; flatten them", maxNesting)}
+		return t.problem("more than %d included files within each other; flatten them", maxNesting)
 	}
 	if len(f.visited) == maxIncludes {
-		return Problem{t.File, t.Line, fmt.Sprintf("more than %d included files; put them together", maxIncludes)}
+		return t.problem("more than %d included files; put them together", maxIncludes)
 	}
 	f.visited[t.Value] = true
 	in, err := readInclude(t, safety{uid: f.options.UID, alone: f.options.Alone}, true)

@@ -87,7 +87,6 @@ func owner(info fs.FileInfo) (uid, gid int) {
 
 // included is what a file named by :include: holds.
 type included struct {
-	path    string
 	targets []Target
 	// distrust says why the file may only name addresses and mailboxes; empty
 	// if it may name everything.
@@ -97,7 +96,7 @@ type included struct {
 // readInclude reads the file that t names; who says who may change it. Home
 // allows paths that begin with ~/.
 func readInclude(t Target, who safety, home bool) (included, error) {
-	f := included{path: t.Value}
+	var f included
 	at := Problem{File: t.File, Line: t.Line}
 	data, info, err := readRegular(t.Value, MaxInclude)
 	if err != nil {
@@ -171,8 +170,7 @@ func (f included) refused() error {
 	if i < 0 {
 		return nil
 	}
-	return Problem{f.path, f.targets[i].Line,
-		"an included file may name commands, files and includes only if nobody else can change it: " + f.distrust}
+	return f.targets[i].problem("an included file may name commands, files and includes only if nobody else can change it: %s", f.distrust)
 }
 
 // gate lets only one read of each file run, so that a file system that hangs

@@ -113,14 +113,27 @@ type Problem struct {
 	File string
 	Line int // 0: the file as a whole
 	Text string
+
+	// Warning says that no mail waits for it: what the file says is clear.
+	Warning bool
 }
 
-// Error returns one printable line, "file:line: text".
+// Error returns one printable line, "file:line: text" or "file:line: warning:
+// text".
 func (p Problem) Error() string {
-	if p.Line == 0 {
-		return printable(p.File + ": " + p.Text)
+	text := p.Text
+	if p.Warning {
+		text = "warning: " + text
 	}
-	return printable(fmt.Sprintf("%s:%d: %s", p.File, p.Line, p.Text))
+	if p.Line == 0 {
+		return printable(p.File + ": " + text)
+	}
+	return printable(fmt.Sprintf("%s:%d: %s", p.File, p.Line, text))
+}
+
+// problem returns a mistake in the entry t.
+func (t Target) problem(format string, args ...any) Problem {
+	return Problem{File: t.File, Line: t.Line, Text: fmt.Sprintf(format, args...)}
 }
 
 const devNull = "/dev/null"
