@@ -28,13 +28,15 @@ type Aliases struct {
 	// doubtful are the first words of lines without a colon. It may be a name,
 	// or the rest of the line before.
 	doubtful map[string]Problem
+	sources  []source
 	gate     gate // of included files
 }
 
 // LoadAliases reads the aliases files in paths. A name in several files has
-// the meaning that the first of them gives it. A file that does not exist is
-// an empty one; a file that cannot be read is an error, since nobody knows
-// what it would have said.
+// the meaning that the first of them gives it. A file that does not exist has
+// no names and is, but for /etc/aliases, a problem: as long as it is missing
+// [Aliases.Expand] does not say that there is no such user. A file that cannot be
+// read is an error, since nobody knows what it would have said.
 //
 // The format is that of sendmail and Postfix: "name: target, target", the name
 // with or without double quotes and in any case. A line that begins with a
@@ -43,45 +45,56 @@ type Aliases struct {
 //
 // A line with a mistake costs that line: it is among the problems, and mail
 // for its name waits (see [Aliases.Lookup]). The second of two lines for one
-// name in one file is a problem too, and has no effect. Problems are in the
-// order of the files and lines; of one file there are 101 at most.
+// name in one file has no effect, which is a warning. Problems are in the order
+// of the files and lines; of one file there are 101 at most.
 func LoadAliases(paths ...string) (*Aliases, []Problem, error) {
-	a, problems, _, err := loadAliases(paths)
-	return a, problems, err
+	return loadAliases(paths, nil)
 }
 
-func loadAliases(paths []string) (*Aliases, []Problem, []stamp, error) {
+// loadAliases reads the aliases files in paths, which were read before as it
+// stands in before.
+func loadAliases(paths []string, before []source) (*Aliases, []Problem, error) {
 	a := &Aliases{
 		entries:  make(map[string][]Target),
 		broken:   make(map[string]Problem),
 		doubtful: make(map[string]Problem),
 	}
 	var problems []Problem
-	stamps := make([]stamp, len(paths))
-	for i, path := range paths {
+	for _, path := range paths {
 		data, info, err := readRegular(path, MaxAliases)
+		var read stamp
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
-			continue
 		case err != nil:
-			return nil, nil, nil, fmt.Errorf("aliases: %w", err)
+			return nil, nil, fmt.Errorf("aliases: %w", err)
+		default:
+			read = stampOf(info)
 		}
-		stamps[i] = stampOf(info)
-		problems = append(problems, a.add(path, data, info.Mode().Perm()&0o002 != 0)...)
+		src := newSource(path, read, before)
+		if src.gone != "" {
+			problems = append(problems, Problem{File: path, Text: "it " + src.gone + "; until then mail for unknown names waits"})
+		}
+		if info != nil {
+			var more []Problem
+			more, src.last = a.add(path, data, info.Mode().Perm()&0o002 != 0)
+			problems = append(problems, more...)
+		}
+		a.sources = append(a.sources, src)
 	}
-	return a, problems, stamps, nil
+	return a, problems, nil
 }
 
 // add takes the lines of one file into a. Open means that anybody may write to
-// the file: then it cannot say what is run and which file is written to.
-func (a *Aliases) add(path string, data []byte, open bool) []Problem {
-	var problems []Problem
+// the file: then it cannot say what is run and which file is written to. Last
+// is the name of the last entry if that looks as if it had been cut off.
+func (a *Aliases) add(path string, data []byte, open bool) (problems []Problem, last string) {
 	if open {
 		problems = append(problems, Problem{File: path,
 			Text: "anybody may write to this file, so its commands and files are not used; chmod o-w " + path})
 	}
 	good, broken := make(map[string]entry), make(map[string]Problem)
-	for rest, line := text(data), 1; rest != ""; {
+	whole := text(data)
+	for rest, line := whole, 1; rest != ""; {
 		cut, lines := cutEntry(rest)
 		s := scanner{file: path, data: cut, line: line, joined: true, max: maxRecipients}
 		rest, line = rest[len(cut):], line+lines
@@ -90,7 +103,12 @@ func (a *Aliases) add(path string, data []byte, open bool) []Problem {
 			err = s.problem(e.line, "%s names a command or a file, and anybody may write to %s; chmod o-w it", show(e.name), path)
 		}
 		if before, ok := good[e.name]; ok && err == nil {
-			err = s.problem(e.line, "%s is an alias already in line %d, which stands; remove one of them", show(e.name), before.line)
+			p := s.problem(e.line, "%s is an alias already in line %d, which stands; remove one of them", show(e.name), before.line)
+			p.Warning = true
+			err = p
+		}
+		if e.named {
+			last = e.name
 		}
 		var p Problem
 		switch {
@@ -119,7 +137,10 @@ func (a *Aliases) add(path string, data []byte, open bool) []Problem {
 			a.entries[name] = e.targets
 		}
 	}
-	return problems
+	if end := strings.TrimRight(whole, " \t"); strings.HasSuffix(end, "\n") && !strings.HasSuffix(strings.TrimSpace(end), ",") {
+		last = ""
+	}
+	return problems, last
 }
 
 // has reports whether there is a line for name, with or without mistakes.

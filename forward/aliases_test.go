@@ -12,17 +12,22 @@ import (
 	"time"
 )
 
-// load reads aliases with this content.
+// load reads aliases with this content, written long ago.
 func load(t *testing.T, content string) (*Aliases, []Problem) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "aliases")
 	write(t, path, content)
+	if err := os.Chtimes(path, longAgo, longAgo); err != nil {
+		t.Fatal(err)
+	}
 	a, problems, err := LoadAliases(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return a, problems
 }
+
+var longAgo = time.Now().Add(-time.Hour)
 
 func write(t *testing.T, path, content string) {
 	t.Helper()
@@ -70,7 +75,7 @@ func TestLoadAliases(t *testing.T) {
 		}
 	}
 	want := []string{
-		":23: `dupe` is an alias already in line 22, which stands; remove one of them",
+		":23: warning: `dupe` is an alias already in line 22, which stands; remove one of them",
 		":24: no colon after `nocolon`; write name: target, target",
 		":25: `jim bob` has a blank in it;",
 		":26: a quote is never closed;",
@@ -116,7 +121,7 @@ func TestLoadAliasesFiles(t *testing.T) {
 	write(t, one, "a: first\nb: x y\n")
 	write(t, two, "a: second\nb: fine\nc: third")
 	a, problems, err := LoadAliases(one, filepath.Join(dir, "missing"), two)
-	if err != nil || len(problems) != 1 {
+	if err != nil || len(problems) != 2 || problems[0].File != one || !strings.Contains(problems[1].Error(), "/missing: it does not exist; create it") {
 		t.Fatal(problems, err)
 	}
 	if got, _, _ := a.Lookup("a"); describe(got) != "address first" {
@@ -202,7 +207,7 @@ func TestAliasFile(t *testing.T) {
 		}
 		return a
 	}
-	current("", 0)
+	current("", 1) // it is missing
 	write(t, path, "x: aa\ny y\n")
 	first := current("address aa", 1)
 	if current("address aa", 0) != first {
@@ -249,7 +254,7 @@ func TestAliasFile(t *testing.T) {
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
-	current("", 0)
+	current("", 1)
 	if err := os.Mkdir(path, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -302,7 +307,8 @@ func FuzzAliases(f *testing.F) {
 	f.Fuzz(func(t *testing.T, s string) {
 		read := func(s string) (*Aliases, []Problem) {
 			a := &Aliases{entries: map[string][]Target{}, broken: map[string]Problem{}, doubtful: map[string]Problem{}}
-			return a, a.add("f", []byte(s), false)
+			problems, _ := a.add("f", []byte(s), false)
+			return a, problems
 		}
 		a, problems := read(s)
 		for _, p := range problems {

@@ -1,11 +1,8 @@
 package forward
 
 import (
-	"io/fs"
-	"os"
 	"slices"
 	"sync"
-	"syscall"
 	"time"
 )
 
@@ -22,7 +19,7 @@ type AliasFile struct {
 
 	mu       sync.Mutex
 	aliases  *Aliases
-	stamps   []stamp
+	sources  []source // as they were read last
 	loaded   time.Time
 	reported []Problem
 }
@@ -36,6 +33,9 @@ func NewAliasFile(paths ...string) *AliasFile {
 // The problems are those that an earlier call has not returned already: each
 // change of the files reports its problems once.
 //
+// A file that is missing or empty and was not when an earlier call read it is a
+// problem too: as long as it is, Expand does not say that there is no such user.
+//
 // The error is temporary. What was read before is no substitute: nobody knows
 // whether the file still says so.
 func (f *AliasFile) Current() (*Aliases, []Problem, error) {
@@ -45,12 +45,12 @@ func (f *AliasFile) Current() (*Aliases, []Problem, error) {
 		return f.aliases, nil, nil
 	}
 	now := f.now()
-	aliases, problems, stamps, err := loadAliases(f.paths)
+	aliases, problems, err := loadAliases(f.paths, f.sources)
 	if err != nil {
 		f.aliases = nil
 		return nil, nil, err
 	}
-	f.aliases, f.stamps, f.loaded = aliases, stamps, now
+	f.aliases, f.sources, f.loaded = aliases, aliases.sources, now
 	if slices.Equal(problems, f.reported) {
 		return aliases, nil, nil
 	}
@@ -60,14 +60,9 @@ func (f *AliasFile) Current() (*Aliases, []Problem, error) {
 
 // unchanged reports whether all files are as they were when they were read.
 func (f *AliasFile) unchanged() bool {
-	for i, path := range f.paths {
-		var now stamp
-		if info, err := os.Stat(path); err == nil {
-			now = stampOf(info)
-		} else if !os.IsNotExist(err) {
-			return false
-		}
-		if now != f.stamps[i] {
+	for _, s := range f.sources {
+		now, err := lookAt(s.path)
+		if err != nil || now != s.stamp {
 			return false
 		}
 		if age := f.loaded.Sub(now.mtime); now != (stamp{}) && age.Abs() < settle {
@@ -75,20 +70,4 @@ func (f *AliasFile) unchanged() bool {
 		}
 	}
 	return true
-}
-
-// stamp tells one state of a file from another. The zero stamp: no file.
-type stamp struct {
-	dev, ino uint64
-	size     int64
-	mode     fs.FileMode
-	mtime    time.Time
-}
-
-func stampOf(info fs.FileInfo) stamp {
-	s := stamp{size: info.Size(), mode: info.Mode(), mtime: info.ModTime()}
-	if st, ok := info.Sys().(*syscall.Stat_t); ok {
-		s.dev, s.ino = uint64(st.Dev), uint64(st.Ino)
-	}
-	return s
 }

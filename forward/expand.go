@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"dma/internal/address"
 )
@@ -35,6 +36,10 @@ type Host struct {
 	// and not one that an alias or a .forward names. Then the catch-all goes
 	// before the accounts.
 	Submitted bool
+
+	// Now is the clock by which a change of the aliases files is a moment ago.
+	// Nil: that of the system.
+	Now func() time.Time
 }
 
 // Expansion is where mail for a name goes.
@@ -72,11 +77,14 @@ type Expansion struct {
 //
 // The error is [ErrNoUser] if name is neither an alias nor an account. Every
 // other one is temporary: a mistake in the line for the alias, an included
-// file that cannot be read, a loop, too many targets. There is never a part of
-// an expansion.
+// file that cannot be read, a loop, too many targets, aliases files that
+// changed a moment ago ([Unsettled]). There is never a part of an expansion.
 func (a *Aliases) Expand(ctx context.Context, name string, h Host) (Expansion, error) {
 	ctx, cancel := context.WithTimeout(ctx, readTime)
 	defer cancel()
+	if h.Now == nil {
+		h.Now = time.Now
+	}
 	x := expander{ctx: ctx, aliases: a, host: h, nodes: make(map[string]*node), seen: make(map[same]bool)}
 	if err := x.name(name, Target{}, h.Submitted); err != nil {
 		return Expansion{}, err
@@ -160,6 +168,9 @@ func (x *expander) name(local string, t Target, submitted bool) error {
 	case ok:
 		return x.through(lower, lower, func() error { return x.alias(catchAll, catchAll, targets) })
 	case len(x.path) == 0:
+		if err := x.aliases.unsettled(local, x.host.Now()); err != nil {
+			return err
+		}
 		return fmt.Errorf("%s: %w", show(local), ErrNoUser)
 	}
 	t.Kind, t.Value, t.Detail = Address, address.Address{Local: local}.String(), ""
@@ -244,6 +255,9 @@ func (x *expander) user(name string) (string, bool, error) {
 // alias follows the targets of the alias key, which is written as name where
 // we are.
 func (x *expander) alias(key, name string, targets []Target) error {
+	if err := x.aliases.cut(key, x.host.Now()); err != nil {
+		return err
+	}
 	if _, ok := x.nodes[key]; !ok {
 		x.trail = append(x.trail, key)
 	}
