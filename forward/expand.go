@@ -182,10 +182,7 @@ func (x *expander) name(local string, t Target, submitted bool) error {
 // would be taken for a message that loops.
 func (x *expander) list(name string) bool {
 	key := strings.ToLower(name)
-	if x.ahead || len(x.trail) == 0 || !x.aliases.has(key) {
-		return false
-	}
-	if n, ok := x.nodes[key]; ok && n.open {
+	if _, met := x.nodes[key]; x.ahead || met || len(x.trail) == 0 || !x.aliases.has(key) {
 		return false
 	}
 	if _, ok := x.aliases.Owner(key); !ok {

@@ -258,6 +258,7 @@ func newFixture(t failer, dir string) *fixture {
 	if err := os.MkdirAll(filepath.Join(dir, "spool"), 0o700); err != nil {
 		t.Fatal(err)
 	}
+	f.writeAliases()
 	if err := spooldir.Init(filepath.Join(dir, "spool")); err != nil {
 		t.Fatal(err)
 	}

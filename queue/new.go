@@ -222,12 +222,19 @@ func (q *Queue) routeLocal(ctx context.Context, m *spooldir.Message, n int, loca
 			}
 			return err == nil, err
 		},
-		IsLocal: q.isLocal,
+		IsLocal:   q.isLocal,
+		Submitted: m.Depth == 0,
+		Now:       q.clock.Now,
 	}
 	x, err := aliases.Expand(ctx, local, host)
+	var unsettled *forward.Unsettled
 	switch {
 	case errors.Is(err, forward.ErrNoUser):
 		return permfail("5.1.1", "no such user: %s", local)
+	case errors.As(err, &unsettled):
+		r, _ := tempfail("4.3.5", "%v", err)
+		r.soon = unsettled.Until
+		return r, nil
 	case err != nil:
 		return tempfail("4.3.5", "%v", err)
 	}

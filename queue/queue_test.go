@@ -274,6 +274,130 @@ func TestExpand(t *testing.T) {
 	}
 }
 
+// TestLists: the members of a list get its owner as the sender, whatever leads to
+// it, and nobody else does; a null sender stays.
+func TestLists(t *testing.T) {
+	for _, sender := range []string{"s@remote.test", ""} {
+		f := newFixture(t, memory(t))
+		f.writeAliases(
+			"all: alice, one@remote.test, l1, l2",
+			"l1: m1@remote.test, l3", "l2: m2@remote.test, L1", "l3: m3@remote.test",
+			"owner-l1: alice", "owner-l2: alice", "owner-l3: bob")
+		f.send(sender, "all", "l3")
+		var got []string
+		for todo := f.names(spooldir.New); len(todo) > 0; todo = f.names(spooldir.New) {
+			f.step(spooldir.New, todo[0])
+		}
+		for _, state := range []spooldir.State{spooldir.Forwarding, spooldir.Remote} {
+			for _, n := range f.names(state) {
+				m := f.open(state, n)
+				r := m.Recipients[n.N-1]
+				from, _, _ := strings.Cut(m.Sender, "@")
+				got = append(got, r.User+strings.TrimSuffix(r.Address, "@remote.test")+" from "+from)
+			}
+		}
+		slices.Sort(got)
+		want := []string{
+			"aliceall@host.test from s", "m1 from owner-l1", "m1 from owner-l1", "m2 from owner-l2",
+			"m3 from owner-l3", "m3 from owner-l3", "m3 from owner-l3", "one from s",
+		}
+		if sender == "" {
+			for i := range want {
+				want[i], _, _ = strings.Cut(want[i], "owner")
+				want[i] = strings.TrimSuffix(want[i], "s")
+			}
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("from <%s>\n%q, want\n%q", sender, got, want)
+		}
+	}
+}
+
+// TestCatchAll: the catch-all has the mail that was submitted for accounts, and
+// not what a .forward or an alias sends to one.
+func TestCatchAll(t *testing.T) {
+	f := newFixture(t, memory(t))
+	f.writeAliases("*: bob", "sales: alice")
+	f.agent.forward = func(u passwd.User, _ string) (forward.Result, error) {
+		if u.Name == "bob" {
+			return forwardTo(t, "/f", "daemon"), nil
+		}
+		return forward.Result{}, nil
+	}
+	for _, test := range []struct{ to, want string }{
+		{"alice", "daemon by bob"}, {"ghost", "daemon by bob"}, {"postmaster", "daemon by bob"}, {"sales", "alice by sales"},
+	} {
+		name := f.send("s@remote.test", test.to)[0]
+		for range 4 {
+			for _, state := range []spooldir.State{spooldir.New, spooldir.Forwarding} {
+				for _, n := range f.names(state) {
+					f.step(state, n)
+				}
+			}
+		}
+		var got []string
+		for _, n := range f.names(spooldir.Local) {
+			m := f.open(spooldir.Local, n)
+			u, _, err := f.q.localUser(context.Background(), &m.Recipients[n.N-1])
+			if err != nil {
+				t.Fatal(err)
+			}
+			first, _, _ := strings.Cut(content(t, m), "@")
+			got = append(got, u.Name+" by "+strings.TrimPrefix(first, "Delivered-To: "))
+			f.spool.Remove(n, spooldir.Local)
+		}
+		if len(got) != 1 || got[0] != test.want {
+			t.Errorf("%s: %q, want %q", name, got, test.want)
+		}
+	}
+}
+
+// TestAliasesChange: while the aliases are being changed an unknown name waits,
+// and is tried again as soon as they have come to rest.
+func TestAliasesChange(t *testing.T) {
+	f := newFixture(t, memory(t))
+	write := func(age time.Duration, lines ...string) time.Time {
+		t.Helper()
+		f.writeAliases(lines...)
+		at := f.clock.now.Add(-age)
+		if err := os.Chtimes(f.aliases, at, at); err != nil {
+			t.Fatal(err)
+		}
+		return at
+	}
+	at := write(5*time.Second, "other: alice")
+	names := f.send("s@remote.test", "sales", "alice", "typo")
+	f.step(spooldir.New, names[0])
+	last := f.journal(names[0].ID).Last(1)
+	if last == nil || last.Status != "4.3.5" || !strings.HasPrefix(last.Reply, "no such user: sales, but "+f.aliases+" changed 5s ago") {
+		t.Fatalf("%s has %+v", f.where(names[0]), last)
+	}
+	due := at.Add(30 * time.Second)
+	if a, b, next := f.where(names[1]), f.where(names[2]), last.Next; a != "forwarding" || b != "tempfail" || !next.Equal(due) {
+		t.Errorf("alice in %q, typo in %q, the next attempt at %v, not %v", a, b, next, due)
+	}
+	write(time.Hour, "other: alice", "sales: bob")
+	f.clock.advance(due.Sub(f.clock.now))
+	f.step(spooldir.Tempfail, names[0])
+	f.step(spooldir.New, names[0])
+	if a, b := f.where(names[0]), f.where(names[2]); a != "sent" || b != "permfail" {
+		t.Errorf("sales in %q, typo in %q", a, b)
+	}
+
+	// As long as there is no file, nobody is unknown; the wait is the usual one.
+	if err := os.Remove(f.aliases); err != nil {
+		t.Fatal(err)
+	}
+	name := f.send("s@remote.test", "sales")[0]
+	f.step(spooldir.New, name)
+	if last := f.journal(name.ID).Last(1); f.where(name) != "tempfail" || !strings.Contains(last.Reply, "does not exist; create it") || last.Next.Sub(last.Time) < 45*time.Second {
+		t.Errorf("it stands in %q with %+v", f.where(name), last)
+	}
+	if p := f.log.of(maillog.EventAliasProblem); len(p) != 1 || p[0].attrs["file"] != f.aliases {
+		t.Errorf("problems: %v", p)
+	}
+}
+
 // TestDiscard: /dev/null is a delivery, and makes no child.
 func TestDiscard(t *testing.T) {
 	f := newFixture(t, memory(t))

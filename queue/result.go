@@ -3,6 +3,7 @@ package queue
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"dma/spooldir"
 )
@@ -14,6 +15,7 @@ type result struct {
 	status string // RFC 3463
 	reply  string // why
 	relay  string
+	soon   time.Time // what failed for now is tried again then, if not earlier; zero: as usual
 }
 
 // settle records results in the journal of a message, logs them and moves the
@@ -41,6 +43,9 @@ func (q *Queue) settle(m *spooldir.Message, from spooldir.State, results []resul
 				}
 			}
 			e.Next = q.config.Retry.Next(m.ID, journal.Attempts(r.n)+1, since(m, journal), now)
+			if r.soon.After(now) && r.soon.Before(e.Next) {
+				e.Next = r.soon
+			}
 		case spooldir.Permfail:
 			e.Event = spooldir.Failed
 		default:

@@ -31,9 +31,10 @@ type branch struct {
 	// the aliases.
 	stuck bool
 
-	path []string // the nodes above, as in forward: aliases and included files
-	met  map[string]bool
-	seen map[forward.Target]bool // without file and line
+	lists []forward.Target // what Expand returned: who is a list of its own
+	path  []string         // the nodes above, as in forward: aliases and included files
+	met   map[string]bool
+	seen  map[forward.Target]bool // without file and line
 }
 
 // node prints a node of the expansion.
@@ -49,9 +50,16 @@ func (b *branch) node(indent int, label, text string) {
 }
 
 // name prints what a local part leads to: an alias, else a user, else the same
-// for the part before a +, else the catch-all.
-func (b *branch) name(indent int, label, local string, t forward.Target) {
+// for the part before a +, else the catch-all, which goes before users if the
+// name was submitted.
+func (b *branch) name(indent int, label, local string, t forward.Target, submitted bool) {
+	all, allIs, _ := b.aliases.Lookup(catchAll)
 	for _, part := range parts(local) {
+		if list := b.list(part); list != "" {
+			t.Kind, t.Value, t.Detail = forward.Address, list, ""
+			b.leaf(indent, label, t)
+			return
+		}
 		targets, ok, err := b.aliases.Lookup(part)
 		if err != nil {
 			b.node(indent, label, b.trouble(err))
@@ -61,27 +69,47 @@ func (b *branch) name(indent int, label, local string, t forward.Target) {
 			b.alias(indent, label, part, targets)
 			return
 		}
-		if user := b.account(part); user != "" {
+		if user := b.account(part); user != "" && !(submitted && allIs) {
 			t.Kind, t.Value, t.Detail = forward.User, user, strings.TrimPrefix(local[len(part):], "+")
 			b.leaf(indent, label, t)
 			return
 		}
 	}
 	lower := strings.ToLower(local)
-	switch targets, ok, _ := b.aliases.Lookup(catchAll); {
-	case lower == "postmaster" || lower == "mailer-daemon":
+	switch {
+	case allIs && submitted:
+		b.node(indent, label, "no alias")
+		b.alias(indent+1, catchAll, catchAll, all)
+	case standsForRoot(lower):
 		b.through(indent, label, "stands for root", lower, lower, func() {
-			b.name(indent+1, "root", "root", t)
+			b.name(indent+1, "root", "root", t, false)
 		})
-	case ok:
+	case allIs:
 		b.through(indent, label, "no alias and no user", lower, lower, func() {
-			b.alias(indent+1, catchAll, catchAll, targets)
+			b.alias(indent+1, catchAll, catchAll, all)
 		})
 	case b.stuck:
 		b.node(indent, label, "")
 	default:
 		b.unknown(way{indent: indent}, label)
 	}
+}
+
+// standsForRoot reports whether a name in lower case leads to root where it is
+// neither an alias nor a user.
+func standsForRoot(name string) bool { return name == "postmaster" || name == "mailer-daemon" }
+
+// list returns the target that name is as a list of its own, or "".
+func (b *branch) list(name string) string {
+	owner, ok := b.aliases.Owner(name)
+	if !ok {
+		return ""
+	}
+	list := address.Address{Local: strings.TrimPrefix(owner, "owner-")}.String()
+	if !slices.ContainsFunc(b.lists, func(t forward.Target) bool { return t.Kind == forward.Address && t.Value == list }) {
+		return ""
+	}
+	return list
 }
 
 // account returns the name of the account of a local part, if there is one.
@@ -163,15 +191,20 @@ func (b *branch) follow(indent int, targets []forward.Target) {
 		case forward.Address:
 			if a, err := address.Parse(t.Value); err == nil {
 				if local, ok := b.isLocal(a); ok {
-					b.name(indent, where(t), local, t)
+					b.name(indent, where(t), local, t, false)
 					continue
 				}
 			}
 		case forward.Mailbox:
 			label := where(t)
-			for _, part := range parts(t.Value) {
-				if user := b.account(part); user != "" {
-					t.Value, t.Detail = user, strings.TrimPrefix(t.Value[len(part):], "+")
+			names := parts(t.Value)
+			if standsForRoot(strings.ToLower(t.Value)) {
+				names = append(names, "root")
+			}
+			for _, name := range names {
+				if user := b.account(name); user != "" {
+					_, detail, _ := strings.Cut(strings.TrimPrefix(t.Value, name), "+")
+					t.Value, t.Detail = user, detail
 					break
 				}
 			}

@@ -136,7 +136,8 @@ func (v *verifier) address(w way, label string, a address.Address) {
 	if v.loops(w, label, self) {
 		return
 	}
-	x, err := v.aliases.Expand(v.ctx, local, forward.Host{IsUser: v.isUser, IsLocal: v.isLocal})
+	submitted := w.depth == 0
+	x, err := v.aliases.Expand(v.ctx, local, forward.Host{IsUser: v.isUser, IsLocal: v.isLocal, Submitted: submitted})
 	switch {
 	case errors.Is(err, forward.ErrNoUser):
 		v.unknown(w, label)
@@ -157,7 +158,8 @@ func (v *verifier) address(w way, label string, a address.Address) {
 		v.say(w, label, "%s", b.head)
 		return
 	}
-	b.name(w.indent, label, local, forward.Target{})
+	b.lists = x.Targets
+	b.name(w.indent, label, local, forward.Target{}, submitted)
 }
 
 // The bounds of asking the DNS for the hosts of domains.

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"dma/agent"
 	"dma/forward"
@@ -55,8 +56,14 @@ func site(t *testing.T, conf string, files map[string]string) string {
 		}
 	}
 	write("dma.conf", conf+"\n")
+	write("aliases", "")
 	for name, text := range files {
 		write(name, text)
+	}
+	// Aliases of just now are not the last word.
+	old := time.Now().Add(-time.Hour)
+	if err := os.Chtimes(filepath.Join(dir, "aliases"), old, old); err != nil {
+		t.Fatal(err)
 	}
 	return dir
 }
@@ -183,14 +190,50 @@ b: waits: DIR/aliases:1: no colon after ` + "`a`" + `; write name: target, targe
   a (DIR/aliases:3)
   bob (DIR/aliases:3)
 `},
-		{"catch-all and postmaster", "", map[string]string{"aliases": "root: alice\n*: bob\n"}, "any, Postmaster, carol", 0, `
-any: no alias and no user
-  *: alias
-    bob (DIR/aliases:2): mailbox DIR/mail/bob
+		{"postmaster", "", map[string]string{"aliases": "root: alice\na: \\postmaster\n"}, "Postmaster", 0, `
 Postmaster: stands for root
   root: alias
     alice (DIR/aliases:1): mailbox DIR/mail/alice
-carol: mailbox DIR/mail/carol
+`},
+		{"catch-all", "", map[string]string{
+			"aliases": "root: alice\n*: bob\nteam: carol, nobody\n", "home/bob/.forward": "carol\n",
+		}, "any, Postmaster, carol, root, team", 67, `
+any: no alias
+  *: alias
+    bob (DIR/aliases:2): user, DIR/home/bob/.forward
+      carol (DIR/home/bob/.forward:1): mailbox DIR/mail/carol
+Postmaster: no alias
+  *: alias
+    bob (DIR/aliases:2): user, DIR/home/bob/.forward
+      carol (DIR/home/bob/.forward:1): mailbox DIR/mail/carol
+carol: no alias
+  *: alias
+    bob (DIR/aliases:2): user, DIR/home/bob/.forward
+      carol (DIR/home/bob/.forward:1): loop: the message was delivered to carol@demo.example before; the mail is returned
+root: alias
+  alice (DIR/aliases:1): mailbox DIR/mail/alice
+team: alias
+  carol (DIR/aliases:3): mailbox DIR/mail/carol
+  nobody (DIR/aliases:3): no alias and no user
+    *: alias
+      bob (DIR/aliases:2): user, DIR/home/bob/.forward
+        carol (DIR/home/bob/.forward:1): mailbox DIR/mail/carol
+`},
+		{"lists with owners", "", map[string]string{
+			"aliases": "all: carol, L1, l2@demo.example, l1+x\nl1: carol, joe@example.org\nl2: all, bob\nowner-l1: alice\nowner-l2: alice\n",
+		}, "all, l1", 0, `
+all: alias
+  carol (DIR/aliases:1): mailbox DIR/mail/carol
+  L1 (DIR/aliases:1): alias
+    carol (DIR/aliases:2): mailbox DIR/mail/carol
+    joe@example.org (DIR/aliases:2): remote, by way of the smarthost mail.example.net:587
+  l2@demo.example (DIR/aliases:1): alias
+    all (DIR/aliases:3): loop, leads back to all
+    bob (DIR/aliases:3): mailbox DIR/mail/bob
+  l1+x (DIR/aliases:1): as above
+l1: alias
+  carol (DIR/aliases:2): mailbox DIR/mail/carol
+  joe@example.org (DIR/aliases:2): remote, by way of the smarthost mail.example.net:587
 `},
 		{".forward", "", map[string]string{
 			"home/alice/.forward": "\\alice, \"|/usr/bin/vacation alice\"\nroot, bob # jim\n:include:~/list\n~/copy/\n",
@@ -315,7 +358,7 @@ func openVerifier(t *testing.T, dir string, out io.Writer) *verifier {
 // returns, for any aliases.
 func TestVerifyMatchesExpand(t *testing.T) {
 	names := []string{"a", "b", "c", "d", "e", "alice", "bob", "Bob", "postmaster", "root", "zoe", "a+x", "alice+x", "Alice", `\alice`, `\bob+y`, "joe@example.org", "a@localhost", ":include:DIR/i1", ":include:DIR/i2", "|x", "/dev/null"}
-	compared := 0
+	compared, lists := 0, 0
 	for seed := range uint64(300) {
 		rnd := rand.New(rand.NewPCG(seed, 1))
 		pick := func(sep string) string {
@@ -326,7 +369,7 @@ func TestVerifyMatchesExpand(t *testing.T) {
 			return strings.Join(list, sep)
 		}
 		var aliases strings.Builder
-		for _, name := range []string{"a", "b", "c", "d", "alice", "root", "*"} {
+		for _, name := range []string{"a", "b", "c", "d", "alice", "root", "*", "owner-b", "owner-c", "owner-alice"} {
 			if rnd.IntN(4) > 0 {
 				fmt.Fprintf(&aliases, "%s: %s\n", name, pick(", "))
 			}
@@ -335,7 +378,8 @@ func TestVerifyMatchesExpand(t *testing.T) {
 		dir := site(t, "", map[string]string{"aliases": text, "i1": pick("\n"), "i2": pick("\n")})
 		v := openVerifier(t, dir, io.Discard)
 		for _, start := range []string{"a", "alice", "e", "postmaster", "b+x"} {
-			x, err := v.aliases.Expand(context.Background(), start, forward.Host{IsUser: v.isUser, IsLocal: v.isLocal})
+			submitted := rnd.IntN(2) == 0
+			x, err := v.aliases.Expand(context.Background(), start, forward.Host{IsUser: v.isUser, IsLocal: v.isLocal, Submitted: submitted})
 			if err != nil {
 				continue
 			}
@@ -345,13 +389,17 @@ func TestVerifyMatchesExpand(t *testing.T) {
 			var want, got []string
 			for _, target := range x.Targets {
 				a, err := address.Parse(target.Value)
-				if _, here := v.isLocal(a); target.Kind == forward.Address && err == nil && here {
+				_, list := v.aliases.Owner(a.Local)
+				if _, here := v.isLocal(a); target.Kind == forward.Address && err == nil && here && !list {
 					continue
+				}
+				if list {
+					lists++
 				}
 				want = append(want, fmt.Sprint(target.Kind, target.Value, "+", target.Detail))
 			}
-			b := branch{verifier: v, way: way{}, stuck: true, met: make(map[string]bool), seen: make(map[forward.Target]bool)}
-			b.name(0, start, start, forward.Target{})
+			b := branch{verifier: v, way: way{}, stuck: true, lists: x.Targets, met: make(map[string]bool), seen: make(map[forward.Target]bool)}
+			b.name(0, start, start, forward.Target{}, submitted)
 			for target := range b.seen {
 				got = append(got, fmt.Sprint(target.Kind, target.Value, "+", target.Detail))
 			}
@@ -362,8 +410,8 @@ func TestVerifyMatchesExpand(t *testing.T) {
 			}
 		}
 	}
-	if compared < 500 {
-		t.Errorf("only %d expansions without an error", compared)
+	if compared < 500 || lists < 100 {
+		t.Errorf("only %d expansions without an error, with %d lists", compared, lists)
 	}
 }
 
