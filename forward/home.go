@@ -41,8 +41,8 @@ func ExpandPath(pattern, user, home string) string {
 }
 
 // Paths returns where to look for the .forward of mail for user+detail: the
-// path of the pattern with "+detail" after it, if detail is not empty and can
-// be part of a file's name, and the path as it is.
+// path of the pattern with "+detail" after it, as it is and in lower case, if
+// detail is not empty and can be part of a file's name, and the path alone.
 func Paths(pattern, user, home, detail string) []string {
 	path := ExpandPath(pattern, user, home)
 	if path == "" {
@@ -51,7 +51,7 @@ func Paths(pattern, user, home, detail string) []string {
 	if detail == "" || len(detail) > maxDetail || strings.Contains(detail, "/") || printable(detail) != detail {
 		return []string{path}
 	}
-	return []string{path + "+" + detail, path}
+	return slices.Compact([]string{path + "+" + detail, path + "+" + strings.ToLower(detail), path})
 }
 
 // ReadOptions says what Read looks for.
@@ -309,24 +309,31 @@ func (f *flattener) include(t Target, trail []string) error {
 	return f.flatten(in.targets, append(slices.Clone(trail), t.Value))
 }
 
-// KeepOwn returns targets with the user's own name, as an address, replaced by
-// the user's mailbox: one's own name in one's .forward is a kept copy, for
-// which the .forward is not asked again. IsLocal is as in [Host].
+// KeepOwn returns targets with the user's own name, as an address or behind a
+// backslash, replaced by the user's mailbox: one's own name in one's .forward is
+// a kept copy, for which the .forward is not asked again. IsLocal is as in [Host].
 func KeepOwn(targets []Target, user string, isLocal func(address.Address) (local string, ok bool)) []Target {
 	var list []Target
 	seen := make(map[same]bool)
 	for _, t := range targets {
-		if t.Kind == Address {
+		local := ""
+		switch t.Kind {
+		case Mailbox:
+			local = t.Value
+		case Address:
 			a, err := address.Parse(t.Value)
-			local, ok := a.Local, a.Domain == ""
+			name, ok := a.Local, a.Domain == ""
 			if isLocal != nil {
-				local, ok = isLocal(a)
+				name, ok = isLocal(a)
 			}
-			for _, part := range parts(local) {
-				if err == nil && ok && (part == user || strings.ToLower(part) == user) {
-					t.Kind, t.Value, t.Detail = Mailbox, user, strings.TrimPrefix(local[len(part):], "+")
-					break
-				}
+			if err == nil && ok {
+				local = name
+			}
+		}
+		for _, part := range parts(local) {
+			if part == user || strings.ToLower(part) == user {
+				t.Kind, t.Value, t.Detail = Mailbox, user, strings.TrimPrefix(local[len(part):], "+")
+				break
 			}
 		}
 		if !seen[t.same()] {

@@ -434,14 +434,14 @@ func TestExpandPath(t *testing.T) {
 }
 
 func TestKeepOwn(t *testing.T) {
-	targets, err := ParseForward("f", []byte("jim, JIM, jim+x, jim@here.example, jim@else.example, bob, |jim"))
+	targets, err := ParseForward("f", []byte(`jim, JIM, jim+x, jim@here.example, jim@else.example, bob, |jim, \jim, \Jim, \jim+y, \JIM+x, \bob`))
 	if err != nil {
 		t.Fatal(err)
 	}
 	got := describe(KeepOwn(targets, "jim", func(a address.Address) (string, bool) {
 		return a.Local, a.Domain == "" || a.Domain == "here.example"
 	}))
-	if want := "mailbox jim; mailbox jim +x; address jim@else.example; address bob; command jim"; got != want {
+	if want := "mailbox jim; mailbox jim +x; address jim@else.example; address bob; command jim; mailbox jim +y; mailbox bob"; got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
 	if got := describe(KeepOwn(targets[3:4], "jim", nil)); got != "address jim@here.example" {

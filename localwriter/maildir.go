@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -23,8 +24,8 @@ type Maildir struct {
 	// belong to UID; Path may be a symbolic link of UID or root.
 	Path string
 
-	// Folder is the detail of user+detail. If Path has a folder ".Folder", the
-	// message goes there, otherwise into Path itself.
+	// Folder is the detail of user+detail. If Path has a folder ".Folder", or that
+	// in lower case, the message goes there, otherwise into Path itself.
 	Folder string
 
 	// UID is who has to own the directories.
@@ -82,15 +83,17 @@ func (s *maildirSession) open() error {
 		return err
 	}
 	defer func() { root.Close() }()
-	if folder := folderName(s.dir.Folder); folder != "" {
+	for _, folder := range folderNames(s.dir.Folder) {
 		sub, err := s.dir.openIn(root, folder)
-		switch {
-		case err == nil:
-			root.Close()
-			root = sub
-		case !errors.Is(err, fs.ErrNotExist):
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
 			return err
 		}
+		root.Close()
+		root = sub
+		break
 	}
 	for _, d := range []struct {
 		f    **os.File
@@ -181,14 +184,14 @@ func (s *maildirSession) clean(ctx context.Context) {
 	}
 }
 
-// folderName returns the Maildir++ name of the folder for a detail, or "" if
-// there cannot be one.
-func folderName(detail string) string {
+// folderNames returns the Maildir++ names of the folder for a detail, as it is
+// and in lower case; none if there cannot be one.
+func folderNames(detail string) []string {
 	if detail == "" || len(detail) > 200 || detail[0] == '.' || detail[len(detail)-1] == '.' ||
 		strings.ContainsAny(detail, "/\x00") || strings.Contains(detail, "..") {
-		return ""
+		return nil
 	}
-	return "." + detail
+	return slices.Compact([]string{"." + detail, "." + strings.ToLower(detail)})
 }
 
 // hostPart makes a part of a file name from a host's name.

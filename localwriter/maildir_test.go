@@ -212,9 +212,12 @@ func TestMaildirFolder(t *testing.T) {
 	path := t.TempDir()
 	os.Mkdir(filepath.Join(path, ".lists"), 0o700)
 	os.Mkdir(filepath.Join(path, ".lists.go"), 0o700)
+	os.Mkdir(filepath.Join(path, ".Work"), 0o700)
+	os.Mkdir(filepath.Join(path, ".work"), 0o700)
 	os.Mkdir(filepath.Join(path, "tmp"), 0o700)
 	for i, test := range []struct{ folder, want string }{
 		{"lists", ".lists"}, {"lists.go", ".lists.go"}, {"none", ""}, {"", ""},
+		{"Lists", ".lists"}, {"LISTS.Go", ".lists.go"}, {"Work", ".Work"}, {"WORK", ".work"}, {"work", ".work"},
 		{"../tmp", ""}, {".", ""}, {"..", ""}, {"/tmp", ""}, {"lists/cur", ""}, {"a\x00b", ""}, {strings.Repeat("x", 300), ""},
 	} {
 		dir := testMaildir(path)

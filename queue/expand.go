@@ -7,9 +7,12 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"strings"
 
 	"dma/forward"
+	"dma/internal/address"
 	"dma/internal/dsn"
+	"dma/internal/passwd"
 	"dma/spooldir"
 )
 
@@ -28,8 +31,8 @@ type expansion struct {
 // in from: the child is committed, and holds its own lock, before the parent
 // goes to sent. A kill in between leaves both, and whoever takes the child up
 // finishes the parent's step first.
-func (q *Queue) expand(m *spooldir.Message, n int, from spooldir.State, x expansion) error {
-	env, keep, due := q.childEnvelope(m, n, x)
+func (q *Queue) expand(ctx context.Context, m *spooldir.Message, n int, from spooldir.State, x expansion) error {
+	env, keep, due := q.childEnvelope(ctx, m, n, x)
 	if len(env.Recipients) == 0 { // all targets are /dev/null
 		return q.settle(m, from, []result{{n: n, to: spooldir.Sent, status: "2.0.0", reply: x.reason + ": discarded", relay: "local"}})
 	}
@@ -163,10 +166,10 @@ func (q *Queue) write(env *spooldir.Envelope, head string, content io.Reader) (*
 	return d, nil
 }
 
-// childEnvelope makes the envelope of a child. Targets that are the same
-// collapse; keep reports whether RET and ENVID go along, due what the sender is
+// childEnvelope makes the envelope of a child. Targets that are the same place
+// collapse, however they are spelled; keep reports whether RET and ENVID go along, due what the sender is
 // owed now (RFC 3461 5.2.7).
-func (q *Queue) childEnvelope(m *spooldir.Message, n int, x expansion) (env *spooldir.Envelope, keep bool, due dsn.Kind) {
+func (q *Queue) childEnvelope(ctx context.Context, m *spooldir.Message, n int, x expansion) (env *spooldir.Envelope, keep bool, due dsn.Kind) {
 	r := &m.Recipients[n-1]
 	env = &spooldir.Envelope{
 		ID:      spooldir.DeriveID(m.ID, n, spooldir.Child),
@@ -200,12 +203,51 @@ func (q *Queue) childEnvelope(m *spooldir.Message, n int, x expansion) (env *spo
 		if keep {
 			c.ORCPT = r.ORCPT
 		}
-		if !seen[c] {
-			seen[c] = true
+		p := c
+		if len(x.targets) > 1 { // else nobody has to be looked up
+			p = q.place(ctx, c)
+		}
+		if !seen[p] {
+			seen[p] = true
 			env.Recipients = append(env.Recipients, c)
 		}
 	}
 	return env, keep, due
+}
+
+// place is r in the spelling in which recipients of one child are compared.
+func (q *Queue) place(ctx context.Context, r spooldir.Recipient) spooldir.Recipient {
+	if r.Kind != spooldir.Address {
+		return r
+	}
+	a, err := address.Parse(r.Address)
+	if err != nil {
+		return r
+	}
+	if local, here := q.isLocal(a); here {
+		a = address.Address{Local: q.spelling(ctx, local)}
+	}
+	a.Domain = strings.ToLower(a.Domain)
+	r.Address = a.String()
+	return r
+}
+
+// spelling is a name of this host in lower case, but for its detail, if it surely
+// means the same there: no user has it as it is.
+func (q *Queue) spelling(ctx context.Context, local string) string {
+	base, detail, more := strings.Cut(local, "+")
+	if strings.ToLower(base) == base {
+		return local
+	}
+	for _, name := range []string{local, base} {
+		if _, err := q.users.Lookup(ctx, name); !errors.Is(err, passwd.ErrUnknown) {
+			return local
+		}
+	}
+	if more {
+		return strings.ToLower(base) + "+" + detail
+	}
+	return strings.ToLower(base)
 }
 
 // deliveryAddress is the address under which a recipient is delivered to: for

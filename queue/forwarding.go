@@ -130,13 +130,13 @@ func (q *Queue) forwardOne(ctx context.Context, u passwd.User, name spooldir.Nam
 	default:
 		// The server of the mailboxes knows names of accounts, and the net
 		// process does not.
-		return q.expand(m, name.N, spooldir.Forwarding, expansion{
+		return q.expand(ctx, m, name.N, spooldir.Forwarding, expansion{
 			targets: []forward.Target{{Kind: forward.Mailbox, Value: u.Name, Detail: detail}},
 			sender:  m.Sender, source: "forward", user: u.Name, detail: detail, reason: "mailbox of " + u.Name,
 		})
 	}
 	targets := forward.KeepOwn(found.Targets, u.Name, q.isLocal)
-	return q.expand(m, name.N, spooldir.Forwarding, expansion{
+	return q.expand(ctx, m, name.N, spooldir.Forwarding, expansion{
 		targets: targets, sender: m.Sender, source: "forward", user: u.Name, detail: detail,
 		reason: fmt.Sprintf("%s of %s", found.Path, u.Name),
 	})

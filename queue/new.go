@@ -248,7 +248,7 @@ func (q *Queue) routeLocal(ctx context.Context, m *spooldir.Message, n int, loca
 	if x.Owner != "" && sender != "" {
 		sender = q.qualify(x.Owner)
 	}
-	return nil, q.expand(m, n, spooldir.New, expansion{
+	return nil, q.expand(ctx, m, n, spooldir.New, expansion{
 		targets: x.Targets, sender: sender, list: x.Owner != "",
 		source: "aliases", user: q.config.AliasUser,
 		reason: "alias " + strings.Join(x.Trail, " -> "),

@@ -216,7 +216,7 @@ func TestChildEnvelope(t *testing.T) {
 			if test.list {
 				x.sender = "owner-al@host.test"
 			}
-			got, keep, due := f.q.childEnvelope(m, 2, x)
+			got, keep, due := f.q.childEnvelope(t.Context(), m, 2, x)
 			if keep != test.keep || due != test.due {
 				t.Errorf("keep is %v, due %v; want %v, %v", keep, due, test.keep, test.due)
 			}
@@ -247,6 +247,43 @@ func TestChildEnvelope(t *testing.T) {
 				t.Errorf("%d recipients: the same target twice is one, and /dev/null none", len(got.Recipients))
 			}
 		})
+	}
+}
+
+// TestChildEnvelopeSame: what is spelled in several ways is one recipient, if it
+// surely is one place.
+func TestChildEnvelopeSame(t *testing.T) {
+	f := newFixture(t, memory(t))
+	f.users = newUsers("root", "alice", "bob", "Carl", "carl", "Plus+x")
+	f.users.trouble["Troubled"] = errors.New("the name service does not answer")
+	f.start()
+	m := f.open(spooldir.New, f.send("s@remote.test", "al")[0])
+	for _, test := range []struct{ lines, want string }{
+		{"bob, bob@host.test, bob@localhost, BOB, Bob@HOST.Test, <bob>", "bob"},
+		{"Bob@host.test, bob", "Bob@host.test"},
+		{"ghost, GHOST@localhost", "ghost"},
+		{"Carl, carl@host.test, CARL", "Carl carl@host.test"},
+		{"bob+x, Bob+x@host.test, bob+X, bob", "bob+x bob+X bob"},
+		{"Plus+x, plus+x", "Plus+x plus+x"},
+		{"Troubled, troubled, TROUBLED", "Troubled troubled"},
+		{"x@remote.test, x@Remote.TEST, X@remote.test", "x@remote.test X@remote.test"},
+		{`"bob", \bob, \bob, /f, /f`, "bob al@host.test=bob al@host.test=/f"},
+	} {
+		x := expansion{targets: forwardTo(t, "/f", test.lines).Targets, sender: m.Sender, source: "forward", user: "alice"}
+		env, _, _ := f.q.childEnvelope(t.Context(), m, 1, x)
+		var got []string
+		for _, r := range env.Recipients {
+			switch r.Kind {
+			case spooldir.Mailbox:
+				r.Address += "=" + r.User
+			case spooldir.File:
+				r.Address += "=" + r.Target
+			}
+			got = append(got, r.Address)
+		}
+		if got := strings.Join(got, " "); got != test.want {
+			t.Errorf("%s: %s; want %s", test.lines, got, test.want)
+		}
 	}
 }
 
