@@ -288,6 +288,10 @@ func TestRead(t *testing.T) {
 		"duplicates": {files: map[string]string{".forward": "x@y, x@Y, HOME/mbox\n~/mbox"}, want: ".forward: address x@y; file HOME/mbox"},
 		"detail": {files: map[string]string{".forward": "a", ".forward+lists": "b"}, detail: "lists",
 			want: ".forward+lists: address b"},
+		"detail in capitals": {files: map[string]string{".forward": "a", ".forward+lists": "b"}, detail: "LISTS",
+			want: ".forward+lists: address b"},
+		"detail as it is first": {files: map[string]string{".forward": "a", ".forward+lists": "b", ".forward+LISTS": "c"}, detail: "LISTS",
+			want: ".forward+LISTS: address c"},
 		"detail without a file": {files: map[string]string{".forward": "a"}, detail: "lists", want: ".forward: address a"},
 		"detail, empty file":    {files: map[string]string{".forward": "a", ".forward+lists": ""}, detail: "lists", want: ".forward+lists: "},
 		"detail, bad file": {files: map[string]string{".forward": "a", ".forward+lists": "b c"}, detail: "lists",
@@ -422,6 +426,7 @@ func TestExpandPath(t *testing.T) {
 	for detail, want := range map[string]string{
 		"":                       "/h/.forward",
 		"x":                      "/h/.forward+x /h/.forward",
+		"Lists":                  "/h/.forward+Lists /h/.forward+lists /h/.forward",
 		"..":                     "/h/.forward+.. /h/.forward",
 		"a/../b":                 "/h/.forward",
 		"a\nb":                   "/h/.forward",

@@ -227,7 +227,6 @@ func (q *Queue) place(ctx context.Context, r spooldir.Recipient) spooldir.Recipi
 	if local, here := q.isLocal(a); here {
 		a = address.Address{Local: q.spelling(ctx, local)}
 	}
-	a.Domain = strings.ToLower(a.Domain)
 	r.Address = a.String()
 	return r
 }

@@ -80,9 +80,6 @@ func (q *Queue) runForwarding(ctx context.Context, user string, names []spooldir
 			if !ok {
 				a.result, a.err = q.agent.Forward(ctx, u, detail)
 				answers[detail] = a
-				if a.err != nil && ctx.Err() == nil {
-					q.log.ForwardTrouble(u.Name, a.result.Path, a.err.Error())
-				}
 			}
 			return a.result, a.err
 		})
@@ -117,7 +114,7 @@ func (q *Queue) forwardOne(ctx context.Context, u passwd.User, name spooldir.Nam
 		return err
 	}
 	if err != nil {
-		trouble := q.forwardTrouble(u, detail, m, name.N, err)
+		trouble := q.forwardTrouble(u, detail, found.Path, m, name.N, err)
 		return errors.Join(trouble, q.settle(m, spooldir.Forwarding, []result{{n: name.N, to: spooldir.Tempfail, status: forwardStatus, reply: err.Error(), relay: "local"}}))
 	}
 	q.forwardMended(u, detail)

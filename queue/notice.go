@@ -23,14 +23,50 @@ const forwardNotice = 4 * time.Hour
 // process.
 type troubles map[string]string
 
-// forwardTrouble tells postmaster that recipient n of m waits for the .forward of
-// u, if it has waited for long and postmaster does not know yet. The message is
-// locked.
-func (q *Queue) forwardTrouble(u passwd.User, detail string, m *spooldir.Message, n int, reason error) error {
+// reasons are why .forward files cannot be used, as the log has it: a reason
+// stands here until the file can be read. More messages are no news.
+type reasons map[userDetail]string
+
+// userDetail is a user and the detail of an address for that user.
+type userDetail struct{ user, detail string }
+
+// maxReasons bounds reasons: details are whatever senders write. Beyond it all
+// are forgotten, and logged again.
+const maxReasons = 1000
+
+// note takes a reason up and reports whether it is news.
+func (r reasons) note(of userDetail, reason string) bool {
+	if r[of] == reason {
+		return false
+	}
+	if len(r) >= maxReasons {
+		clear(r)
+	}
+	r[of] = reason
+	return true
+}
+
+// forwardTrouble logs that the .forward of u, at path if that is known, cannot be
+// used for a detail, if that is news. It tells postmaster that recipient n of m
+// waits for it, if it has waited for long and postmaster does not know yet. The
+// message is locked.
+func (q *Queue) forwardTrouble(u passwd.User, detail, path string, m *spooldir.Message, n int, reason error) error {
 	now := q.clock.Now()
 	journal, err := q.history(m)
-	if err != nil || now.Sub(since(m, journal)) < forwardNotice {
+	if err != nil {
 		return err
+	}
+	// An earlier process may have logged it, too.
+	if last := journal.Last(n); last == nil || last.Reply != reason.Error() {
+		q.mu.Lock()
+		news := q.logged.note(userDetail{u.Name, detail}, reason.Error())
+		q.mu.Unlock()
+		if news {
+			q.log.ForwardTrouble(u.Name, path, reason.Error())
+		}
+	}
+	if now.Sub(since(m, journal)) < forwardNotice {
+		return nil
 	}
 	q.mu.Lock()
 	_, told := q.told[u.Name]
@@ -41,7 +77,9 @@ func (q *Queue) forwardTrouble(u passwd.User, detail string, m *spooldir.Message
 	}
 	if !told {
 		if err := q.commitNotice(u, m.ID, reason); err != nil {
-			q.forwardMended(u, detail)
+			q.mu.Lock()
+			delete(q.told, u.Name)
+			q.mu.Unlock()
 			return err
 		}
 	}
@@ -57,6 +95,7 @@ func (q *Queue) forwardMended(u passwd.User, detail string) {
 	if d, told := q.told[u.Name]; told && d == detail {
 		delete(q.told, u.Name)
 	}
+	delete(q.logged, userDetail{u.Name, detail})
 }
 
 // recallTroubles takes from the journal of a message in tempfail of whom an

@@ -2,11 +2,13 @@ package queue
 
 import (
 	"errors"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"dma/forward"
+	"dma/internal/maillog"
 	"dma/internal/passwd"
 	"dma/spooldir"
 )
@@ -107,4 +109,85 @@ func TestForwardNotice(t *testing.T) {
 	waiting = append(waiting, post("alice"))
 	try()
 	expect("broken again", try(), "alice")
+}
+
+// TestForwardTroubleLogged: why a .forward cannot be used is logged once: not for
+// each message, nor for each try, also when the process is another one meanwhile.
+func TestForwardTroubleLogged(t *testing.T) {
+	f := newFixture(t, memory(t))
+	reason := "/home/alice/.forward is not used: anybody may write to it; chmod go-w it"
+	f.agent.forward = func(passwd.User, string) (forward.Result, error) {
+		if reason == "" {
+			return forward.Result{}, nil
+		}
+		return forward.Result{Path: "/home/alice/.forward"}, errors.New(reason)
+	}
+	logged := 0
+	expect := func(what string, lines int) {
+		t.Helper()
+		events := f.log.of(maillog.EventForwardTrouble)
+		if len(events)-logged != lines {
+			t.Errorf("%s: %d lines, want %d", what, len(events)-logged, lines)
+		}
+		logged = len(events)
+		for _, e := range events[logged-lines:] {
+			if e.attrs["user"] != "alice" || e.attrs["path"] != "/home/alice/.forward" || e.attrs["reason"] != reason {
+				t.Errorf("%s: logged as %v", what, e.attrs)
+			}
+		}
+	}
+	var waiting []spooldir.Name
+	post := func(n int, to string) {
+		for range n {
+			name := f.send("s@remote.test", to)[0]
+			f.step(spooldir.New, name)
+			f.step(spooldir.Forwarding, name)
+			waiting = append(waiting, name)
+		}
+	}
+	try := func() {
+		f.clock.advance(4 * time.Hour)
+		for _, n := range waiting {
+			for _, state := range []spooldir.State{spooldir.Tempfail, spooldir.New, spooldir.Forwarding} {
+				f.step(state, n)
+			}
+		}
+	}
+	post(100, "alice")
+	expect("100 messages", 1)
+	for range 3 {
+		try()
+	}
+	expect("three tries", 0)
+	f.start()
+	try()
+	expect("after a restart", 0)
+	post(1, "alice")
+	expect("the first message after a restart", 1)
+	post(2, "alice+x")
+	expect("a detail", 1)
+
+	waiting = waiting[:2]
+	reason = "/home/alice/.forward:1: a quote is never closed; put a \" at the end of the entry"
+	try()
+	expect("another reason", 1)
+	broken := reason
+	reason = ""
+	try()
+	waiting = nil
+	reason = broken
+	post(3, "alice")
+	expect("broken again", 1)
+}
+
+func TestReasons(t *testing.T) {
+	r := make(reasons)
+	for i := range 3 * maxReasons {
+		if !r.note(userDetail{"alice", strconv.Itoa(i)}, "x") || r.note(userDetail{"alice", strconv.Itoa(i)}, "x") {
+			t.Fatalf("%d is not noted once", i)
+		}
+		if len(r) > maxReasons {
+			t.Fatalf("%d reasons", len(r))
+		}
+	}
 }

@@ -71,6 +71,7 @@ type Queue struct {
 	onFlush    func()
 	journals   spooldir.Deliveries
 	told       troubles
+	logged     reasons
 	removed    map[string]bool            // names in local that are delivered, and that the full disk let go of no other way
 	unfinished map[string][]unfinished    // by place, in the order in which they were begun
 	orphaned   map[string][]spooldir.Name // messages of dma's own whose parents' steps could not be finished at start, by the id of the parent
@@ -122,7 +123,7 @@ func New(o Options) *Queue {
 		started: time.Now(), fresh: make(map[string]bool), gathered: make(map[string]spooldir.Name),
 		released: make(map[string]map[int]time.Time), unrecorded: make(map[string]result),
 		unfinished: make(map[string][]unfinished), orphaned: make(map[string][]spooldir.Name),
-		told: make(troubles), removed: make(map[string]bool),
+		told: make(troubles), logged: make(reasons), removed: make(map[string]bool),
 	}
 	q.mover = states.NewMover(o.Spool, states.Queue, o.Syncer, q.moved)
 	lanes := func(state spooldir.State, total int, rest time.Duration, run func(context.Context, string, []spooldir.Name)) *states.Lanes[spooldir.Name] {
