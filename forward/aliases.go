@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -29,7 +28,8 @@ type Aliases struct {
 	// or the rest of the line before.
 	doubtful map[string]Problem
 	sources  []source
-	gate     gate // of included files
+	mistakes *mistakes // of included files, if somebody is told
+	gate     gate      // of included files
 }
 
 // LoadAliases reads the aliases files in paths. A name in several files has
@@ -66,6 +66,9 @@ func loadAliases(paths []string, before []source) (*Aliases, []Problem, error) {
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 		case err != nil:
+			if errors.Is(err, fs.ErrPermission) {
+				err = fmt.Errorf("%w; let %s read it", err, self())
+			}
 			return nil, nil, fmt.Errorf("aliases: %w", err)
 		default:
 			read = stampOf(info)
@@ -317,6 +320,15 @@ func (a *Aliases) Lists(ctx context.Context, kind Kind, value string) (bool, err
 // Included returns the files that the aliases and the files themselves include,
 // sorted, those that cannot be read among them.
 func (a *Aliases) Included(ctx context.Context) []string {
+	var files []string
+	a.CheckIncluded(ctx, func(t Target, _ error) { files = append(files, t.Value) })
+	slices.Sort(files)
+	return files
+}
+
+// CheckIncluded calls f for each file that the aliases and the files themselves
+// include, once, with an entry that names it and what is wrong with it.
+func (a *Aliases) CheckIncluded(ctx context.Context, f func(t Target, err error)) {
 	ctx, cancel := context.WithTimeout(ctx, readTime)
 	defer cancel()
 	found := make(map[string]bool)
@@ -327,7 +339,8 @@ func (a *Aliases) Included(ctx context.Context) []string {
 				continue
 			}
 			found[t.Value] = true
-			if inner, err := a.include(ctx, t); err == nil {
+			inner, err := a.include(ctx, t)
+			if f(t, err); err == nil {
 				look(inner, depth+1)
 			}
 		}
@@ -335,7 +348,6 @@ func (a *Aliases) Included(ctx context.Context) []string {
 	for _, name := range a.Names() {
 		look(a.entries[name], 0)
 	}
-	return slices.Sorted(maps.Keys(found))
 }
 
 // include reads the file that t names. It refuses what the file has no right
@@ -344,8 +356,9 @@ func (a *Aliases) include(ctx context.Context, t Target) ([]Target, error) {
 	f, err := within(ctx, &a.gate, t.Value, func() (included, error) {
 		return readInclude(t, safety{uid: os.Geteuid()}, false)
 	})
-	if err != nil {
-		return nil, err
+	if err == nil {
+		err = f.refused()
 	}
-	return f.targets, f.refused()
+	a.mistakes.note(t.Value, err)
+	return f.targets, err
 }

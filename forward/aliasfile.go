@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -16,6 +17,8 @@ const settle = 2 * time.Second
 type AliasFile struct {
 	paths []string
 	now   func() time.Time
+
+	included mistakes
 
 	mu       sync.Mutex
 	aliases  *Aliases
@@ -50,6 +53,7 @@ func (f *AliasFile) Current() (*Aliases, []Problem, error) {
 		f.aliases = nil
 		return nil, nil, err
 	}
+	aliases.mistakes = &f.included
 	f.aliases, f.sources, f.loaded = aliases, aliases.sources, now
 	if slices.Equal(problems, f.reported) {
 		return aliases, nil, nil
@@ -70,4 +74,45 @@ func (f *AliasFile) unchanged() bool {
 		}
 	}
 	return true
+}
+
+// Included returns the problems of included files that were met when they were
+// read, and that an earlier call has not returned already: each change of a file
+// reports its problem once.
+func (f *AliasFile) Included() []Problem {
+	f.included.mu.Lock()
+	defer f.included.mu.Unlock()
+	news := f.included.news
+	f.included.news = nil
+	return news
+}
+
+// mistakes are the problems of included files. A nil mistakes keeps none.
+type mistakes struct {
+	mu    sync.Mutex
+	known map[string]Problem // by included file, as it was read last
+	news  []Problem
+}
+
+// note takes up what came of reading the file path.
+func (m *mistakes) note(path string, err error) {
+	if m == nil {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var p Problem
+	switch {
+	case err == nil:
+		delete(m.known, path)
+	case !errors.As(err, &p), m.known[path] == p:
+	default:
+		if m.known == nil {
+			m.known = make(map[string]Problem)
+		}
+		m.known[path] = p
+		if len(m.news) < maxProblems { // there may be nobody who asks
+			m.news = append(m.news, p)
+		}
+	}
 }

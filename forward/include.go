@@ -7,8 +7,10 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"os/user"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -134,10 +136,21 @@ func reason(err error) string {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return pe.Path + " does not exist; create it, or remove what names it"
+	case errors.Is(err, fs.ErrPermission) && pe.Op != "open":
+		return fmt.Sprintf("%s cannot be read: %v; let %s enter its folder", pe.Path, pe.Err, self())
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Sprintf("%s cannot be read: %v; let uid %d read it", pe.Path, pe.Err, os.Geteuid())
+		return fmt.Sprintf("%s cannot be read: %v; let %s read it", pe.Path, pe.Err, self())
 	}
 	return fmt.Sprintf("%s cannot be read: %v", pe.Path, pe.Err)
+}
+
+// self names the user who reads here.
+func self() string {
+	uid := os.Geteuid()
+	if u, err := user.LookupId(strconv.Itoa(uid)); err == nil {
+		return "user " + u.Username
+	}
+	return fmt.Sprintf("uid %d", uid)
 }
 
 // distrust says why somebody other than root and the owner has a say in what

@@ -208,9 +208,7 @@ type refuse func(status, format string, args ...any) (*result, error)
 // routeLocal applies the aliases to a local name.
 func (q *Queue) routeLocal(ctx context.Context, m *spooldir.Message, n int, local string, to decide, permfail, tempfail refuse) (*result, error) {
 	aliases, problems, err := q.aliases.Current()
-	for _, p := range problems {
-		q.log.AliasProblem(p.File, p.Line, p.Text)
-	}
+	q.aliasProblems(problems)
 	if err != nil {
 		return tempfail("4.3.5", "cannot read the aliases: %v", err)
 	}
@@ -227,6 +225,7 @@ func (q *Queue) routeLocal(ctx context.Context, m *spooldir.Message, n int, loca
 		Now:       q.clock.Now,
 	}
 	x, err := aliases.Expand(ctx, local, host)
+	q.aliasProblems(q.aliases.Included())
 	var unsettled *forward.Unsettled
 	switch {
 	case errors.Is(err, forward.ErrNoUser):
@@ -253,6 +252,12 @@ func (q *Queue) routeLocal(ctx context.Context, m *spooldir.Message, n int, loca
 		source: "aliases", user: q.config.AliasUser,
 		reason: "alias " + strings.Join(x.Trail, " -> "),
 	})
+}
+
+func (q *Queue) aliasProblems(problems []forward.Problem) {
+	for _, p := range problems {
+		q.log.AliasProblem(p.File, p.Line, p.Text)
+	}
 }
 
 // aliasUser says why nobody can run the commands and write the files among the

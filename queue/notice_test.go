@@ -2,6 +2,9 @@ package queue
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -178,6 +181,66 @@ func TestForwardTroubleLogged(t *testing.T) {
 	reason = broken
 	post(3, "alice")
 	expect("broken again", 1)
+}
+
+// TestIncludeTroubleLogged: a mistake in an included file is logged once for each
+// change of the file.
+func TestIncludeTroubleLogged(t *testing.T) {
+	f := newFixture(t, memory(t))
+	list := filepath.Join(f.dir, "list")
+	f.writeAliases("list: :include:"+list, "crew: bob, list", "fine: alice")
+	logged := 0
+	expect := func(what string, lines ...string) {
+		t.Helper()
+		events := f.log.of(maillog.EventAliasProblem)
+		var got []string
+		for _, e := range events[logged:] {
+			got = append(got, strings.TrimPrefix(e.attrs["file"], f.dir+"/")+":"+e.attrs["line"]+": "+strings.ReplaceAll(e.attrs["problem"], f.dir, "DIR"))
+		}
+		logged = len(events)
+		if !slices.EqualFunc(got, lines, strings.HasPrefix) {
+			t.Errorf("%s: %q, want %q", what, got, lines)
+		}
+	}
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(list, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var waiting []spooldir.Name
+	post := func(n int) {
+		for range n {
+			name := f.send("s@remote.test", "list", "fine", "crew")[0]
+			f.step(spooldir.New, name)
+			waiting = append(waiting, name)
+		}
+	}
+	write("alice\nx y\n")
+	post(100)
+	expect("100 messages", "list:2: `x y` has a blank in it")
+	for range 3 {
+		f.clock.advance(4 * time.Hour)
+		for _, n := range waiting {
+			f.step(spooldir.Tempfail, n)
+			f.step(spooldir.New, n)
+		}
+	}
+	expect("three tries")
+	write("alice\n\nx y\n")
+	post(3)
+	expect("another line", "list:3: ")
+	write("alice\n")
+	post(1)
+	expect("mended")
+	write("alice\n\nx y\n")
+	post(3)
+	expect("broken again", "list:3: ")
+	if err := os.Remove(list); err != nil {
+		t.Fatal(err)
+	}
+	post(3)
+	expect("gone", "aliases:1: :include: DIR/list does not exist")
 }
 
 func TestReasons(t *testing.T) {

@@ -19,25 +19,6 @@ import (
 	"dma/internal/passwd"
 )
 
-// runAliases checks the aliases files and says each line that does not count.
-func runAliases(c *call) error {
-	if err := c.noArguments("aliases"); err != nil {
-		return err
-	}
-	aliases, problems, err := forward.LoadAliases(c.config.Aliases...)
-	for _, p := range problems {
-		fmt.Fprintln(c.stdio.Err, p.Error())
-	}
-	if err != nil {
-		return err
-	}
-	fmt.Fprintf(c.stdio.Out, "%s: %s, %s\n", strings.Join(c.config.Aliases, ", "), count(len(aliases.Names()), "name"), count(len(problems), "problem"))
-	if len(problems) > 0 {
-		return &exitError{code: exitConfig}
-	}
-	return nil
-}
-
 // runVerify prints the tree of where mail for addresses would go. It sends
 // nothing, and needs the spool only for its owner's uid.
 func runVerify(c *call) error {

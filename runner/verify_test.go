@@ -516,9 +516,9 @@ func TestVerifyCallers(t *testing.T) {
 		return fmt.Sprintf("  %s (DIR/aliases:1): user\n    (.forward of %[1]s: only %[1]s, root and the owner of the spool see it)\n", name)
 	}
 	mailbox := "  carol (DIR/aliases:1): mailbox DIR/mail/carol\n"
-	run := func(uid uint32, arg string) (string, int) {
+	runs := func(uid uint32, args ...string) (string, int) {
 		cmd := exec.Command(program, "-test.run=^TestVerifyHelper$")
-		cmd.Env = []string{helperEnv + "=-C\n" + dir + "/dma.conf\nverify\n" + arg}
+		cmd.Env = []string{helperEnv + "=-C\n" + dir + "/dma.conf\n" + strings.Join(args, "\n")}
 		cmd.Dir = "/"
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
 		out, err := cmd.CombinedOutput()
@@ -527,6 +527,7 @@ func TestVerifyCallers(t *testing.T) {
 		}
 		return strings.ReplaceAll(string(out), dir, "DIR"), cmd.ProcessState.ExitCode()
 	}
+	run := func(uid uint32, address string) (string, int) { return runs(uid, "verify", address) }
 	for uid, want := range map[uint32]string{
 		0:     forwards("alice") + forwards("bob") + mailbox,
 		owner: forwards("alice") + forwards("bob") + mailbox,
@@ -544,37 +545,89 @@ func TestVerifyCallers(t *testing.T) {
 	if out, code := run(alice, "closed"); code != 77 || !strings.HasPrefix(out, "closed: cannot be told: ") {
 		t.Errorf("alice: ends with %d: %s", code, out)
 	}
+
+	// Who checks the aliases looks into what they include with the same rights.
+	aliases := func(uid uint32) (string, int) { return runs(uid, "aliases") }
+	const good = "DIR/aliases: 2 names, 0 problems"
+	for _, uid := range []uint32{0, owner} {
+		if out, code := aliases(uid); code != 0 || out != good+"\n" {
+			t.Errorf("aliases, uid %d: ends with %d: %s", uid, code, out)
+		}
+	}
+	want := fmt.Sprintf("DIR/aliases:2: warning: :include: DIR/closed cannot be read by uid %d, who asks; uid %d has to be able to\n%s, 1 warning\n", alice, owner, good)
+	if out, code := aliases(alice); code != 0 || out != want {
+		t.Errorf("aliases, alice: ends with %d: %s", code, out)
+	}
+	if err := os.Chown(filepath.Join(dir, "closed"), alice, alice); err != nil {
+		t.Fatal(err)
+	}
+	want = fmt.Sprintf("DIR/aliases:2: :include: DIR/closed cannot be read: permission denied; let uid %d read it\nDIR/aliases: 2 names, 1 problem\n", owner)
+	for _, uid := range []uint32{0, owner} {
+		if out, code := aliases(uid); code != 78 || out != want {
+			t.Errorf("aliases, uid %d: ends with %d: %s", uid, code, out)
+		}
+	}
 	// Root reads with the rights of the owner, who may not read this one.
 	path := filepath.Join(dir, "home/bob/.forward")
 	if err := errors.Join(os.Chown(path, 0, 0), os.Chmod(path, 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	want := fmt.Sprintf("bob: waits: DIR/home/bob/.forward cannot be read: permission denied; let uid %d read it\n", owner)
+	want = fmt.Sprintf("bob: waits: DIR/home/bob/.forward cannot be read: permission denied; let uid %d read it\n", owner)
 	if out, code := run(0, "bob"); code != 75 || out != want {
 		t.Errorf("root: ends with %d: %s", code, out)
 	}
 }
 
-// TestAliases: each bad line is said with file and line, and counted.
+// TestAliases: each bad line is said with file and line, and counted. What no mail
+// waits for is a warning.
 func TestAliases(t *testing.T) {
-	dir := site(t, "ALIASES aliases, more", map[string]string{
-		"aliases": "a: bob\n\nbad line\nb: \"x\nc: bob\na: carol\n",
-		"more":    "d: bob\n: x\n",
-	})
-	out, stderr, code := verify(dir, "aliases")
-	for _, at := range []string{"DIR/aliases:3: ", "DIR/aliases:4: ", "DIR/aliases:6: ", "DIR/more:2: "} {
-		if strings.Count("\n"+stderr, "\n"+at) != 1 {
-			t.Errorf("no line %q in:\n%s", at, stderr)
-		}
+	for _, tt := range []struct {
+		about, conf string
+		files       map[string]string
+		out         string
+		err         []string // beginnings of lines
+		code        int
+	}{
+		{"good", "", map[string]string{"aliases": "a: bob\n"}, "DIR/aliases: 1 name, 0 problems\n", nil, 0},
+		{"bad lines", "ALIASES aliases, more", map[string]string{
+			"aliases": "a: bob\n\nbad line\nb: \"x\nc: bob\na: carol\n",
+			"more":    "d: bob\n: x\n",
+		}, "DIR/aliases, DIR/more: 4 names, 3 problems, 1 warning\n", []string{
+			"DIR/aliases:3: ", "DIR/aliases:4: ", "DIR/aliases:6: warning: `a` is an alias already in line 1, which stands", "DIR/more:2: ",
+		}, 78},
+		{"two lines for a name", "", map[string]string{"aliases": "a: bob\nA: carol\n"}, "DIR/aliases: 1 name, 0 problems, 1 warning\n",
+			[]string{"DIR/aliases:2: warning: "}, 0},
+		{"included files", "", map[string]string{
+			"aliases": "a: :include:DIR/good, :include:DIR/bad\nb: :include:DIR/missing\nc: :include:DIR/bad\n",
+			"good":    "bob\n:include:DIR/inner\n", "inner": "x y\n", "bad": "\n\nx y\n",
+		}, "DIR/aliases: 3 names, 3 problems\n", []string{
+			"DIR/inner:1: `x y` has a blank", "DIR/bad:3: `x y` has a blank", "DIR/aliases:2: :include: DIR/missing does not exist; create it",
+		}, 78},
+		{"missing file", "ALIASES aliases, /nonexistent/more", nil, "DIR/aliases, /nonexistent/more: 0 names, 1 problem\n", []string{
+			"/nonexistent/more: it does not exist; create it, or take it out of ALIASES; until then mail for unknown names waits",
+		}, 78},
+	} {
+		t.Run(tt.about, func(t *testing.T) {
+			dir := site(t, tt.conf, tt.files)
+			out, stderr, code := verify(dir, "aliases")
+			lines := strings.Split(strings.TrimSuffix(stderr, "\n"), "\n")
+			if stderr == "" {
+				lines = nil
+			}
+			if code != tt.code || out != tt.out || !slices.EqualFunc(lines, tt.err, strings.HasPrefix) {
+				t.Errorf("ends with %d and says %q and\n%s", code, out, stderr)
+			}
+			// What is said of the aliases is said by check, too.
+			checked, _, _ := verify(dir, "check")
+			for _, line := range lines {
+				if !strings.Contains(checked, line) {
+					t.Errorf("check does not say %q", line)
+				}
+			}
+		})
 	}
-	if strings.Count(stderr, "\n") != 4 || code != 78 || out != "DIR/aliases, DIR/more: 4 names, 4 problems\n" {
-		t.Errorf("ends with %d and says %q and\n%s", code, out, stderr)
-	}
-	dir = site(t, "", map[string]string{"aliases": "a: bob\n"})
+	dir := site(t, "", nil)
 	if out, stderr, code := verify(dir, "newaliases"); code != 64 {
 		t.Errorf("newaliases ends with %d: %s%s", code, out, stderr)
-	}
-	if out, stderr, code := verify(dir, "aliases"); code != 0 || stderr != "" || out != "DIR/aliases: 1 name, 0 problems\n" {
-		t.Errorf("ends with %d and says %q and %q", code, out, stderr)
 	}
 }
