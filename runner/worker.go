@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -123,12 +124,12 @@ func (p *pipeEnd) take() bool {
 
 // runQueueRole is the queue process of a separated service.
 func runQueueRole() error {
-	var included []string
+	var open folders
 	w, cancel, err := newWorker(spooldir.QueueRole, func(c *config.Config, s *spooldir.Spool) sandbox.Policy {
 		// What cannot be read is said when it is needed.
 		aliases, _, _ := forward.LoadAliases(c.Aliases...)
-		included = folders(aliases)
-		return sandbox.Queue(sandbox.QueuePaths{Spool: s.Path(), Aliases: c.Aliases, Include: included, Metrics: c.Metrics})
+		open = foldersOf(c.Aliases, aliases)
+		return sandbox.Queue(sandbox.QueuePaths{Spool: s.Path(), Aliases: c.Aliases, Include: slices.Collect(maps.Keys(open)), Metrics: c.Metrics})
 	})
 	defer cancel()
 	if err != nil {
@@ -169,8 +170,8 @@ func runQueueRole() error {
 	group.Go(func() { readCounts(w.counts.file, h.metrics.Delivery) })
 	group.Go(func() { h.writeMetrics(ctx) })
 	group.Go(func() {
-		if newFolder(ctx, forward.NewAliasFile(c.Aliases...), included) {
-			w.log.WorkerTrouble("queue", errors.New("the aliases include files of another folder than before"))
+		if newFolder(ctx, c.Aliases, open) {
+			w.log.WorkerTrouble("queue", errors.New("the aliases, or files that they include, are in another folder than before"))
 			stop()
 		}
 	})
@@ -194,15 +195,25 @@ func remoteOptions(c *config.Config) agent.RemoteOptions {
 	return agent.RemoteOptions{Mailbox: c.Mailbox, MinUID: c.MinUID, Listed: listed(c), CommandTime: c.CommandTime}
 }
 
-// folders returns the folders of the files that aliases include.
-func folders(a *forward.Aliases) []string {
-	if a == nil {
-		return nil
+// folders are folders by their paths; nil stands for one that is missing.
+type folders map[string]os.FileInfo
+
+// foldersOf returns the folders of the aliases files in paths and of the files
+// that aliases include, those where symbolic links lead among them.
+func foldersOf(paths []string, aliases *forward.Aliases) folders {
+	files := slices.Clone(paths)
+	if aliases != nil {
+		files = append(files, aliases.Included(context.Background())...)
 	}
-	var out []string
-	for _, file := range a.Included(context.Background()) {
-		if dir := filepath.Dir(file); dir != "/" && !slices.Contains(out, dir) {
-			out = append(out, dir)
+	for _, file := range files {
+		if real, err := filepath.EvalSymlinks(file); err == nil && real != file {
+			files = append(files, real)
+		}
+	}
+	out := make(folders)
+	for _, file := range files {
+		if dir := filepath.Dir(file); dir != "/" {
+			out[dir], _ = os.Stat(dir)
 		}
 	}
 	return out
@@ -211,24 +222,23 @@ func folders(a *forward.Aliases) []string {
 // aliasesEvery is the time between two looks at what the aliases include.
 const aliasesEvery = 15 * time.Second
 
-// newFolder waits until the aliases include files of a folder that is not among
-// the given ones, which only a new process may open, and reports whether they do
-// when ctx ends.
-func newFolder(ctx context.Context, aliases *forward.AliasFile, open []string) bool {
+// newFolder waits until there is a folder with aliases, or with files that they
+// include, that is not among the open ones, since it was made or mounted or only
+// now has such a file: only a new process may open it. It reports false when ctx
+// ends.
+func newFolder(ctx context.Context, paths []string, open folders) bool {
 	tick := time.NewTicker(aliasesEvery)
 	defer tick.Stop()
+	aliases := forward.NewAliasFile(paths...)
 	for {
 		select {
 		case <-ctx.Done():
 			return false
 		case <-tick.C:
 		}
-		a, _, err := aliases.Current()
-		if err != nil {
-			continue // who needs them says so
-		}
-		for _, dir := range folders(a) {
-			if !slices.Contains(open, dir) {
+		a, _, _ := aliases.Current() // who needs them says what is wrong
+		for dir, now := range foldersOf(paths, a) {
+			if now != nil && (open[dir] == nil || !os.SameFile(open[dir], now)) {
 				return true
 			}
 		}
