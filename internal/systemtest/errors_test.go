@@ -181,7 +181,7 @@ func TestSickDisk(t *testing.T) {
 	}{
 		{"no fsync", syscall.EIO, named("fsync"), allowed{}},
 		{"no rename", syscall.EIO, named("rename"), allowed{}},
-		{"no rename, full", syscall.ENOSPC, named("rename"), allowed{}},
+		{"no rename and full", syscall.ENOSPC, named("rename"), allowed{}},
 		{"no link", syscall.ENOSPC, named("link"), allowed{}},
 		{"no chmod", syscall.EIO, named("fchmodat", "chmod"), allowed{}},
 		{"no unlink", syscall.EIO, named("unlink"), allowed{}},
