@@ -212,6 +212,28 @@ func TestMailSystemAccounts(t *testing.T) {
 	if m.subjects("carol", "to the mail system") != 1 || m.subjects("bob", "to the mail system") != 2 {
 		t.Errorf("with aliases:\n%s", v.log())
 	}
+
+	// The mail system reads included files as itself, and says so.
+	m.write("/etc/aliases", "root: alice\ncrew: :include:/etc/crew\n", 0o644)
+	m.write("/etc/crew", "carol\n", 0o600)
+	t.Cleanup(func() { os.Remove("/etc/crew") })
+	m.submit("mallory", "to the crew", "crew")
+	v.await("it waits", func() bool { return len(m.in("tempfail")) == 1 && len(m.queued()) == 1 })
+	const remedy = "/etc/aliases:2: :include: /etc/crew cannot be read: permission denied; let user dma read it"
+	for what, said := range map[string]string{
+		"mailq": m.root("", dmaFile, "-bp").want(t, 0).stdout, "newaliases": m.root("", libexec+"/newaliases").want(t, 78).stderr,
+	} {
+		if !strings.Contains(said, remedy) {
+			t.Errorf("%s does not say %q:\n%s", what, remedy, said)
+		}
+	}
+	m.do(os.Chmod("/etc/crew", 0o644))
+	m.root("", libexec+"/newaliases").want(t, 0)
+	m.root("", dmaFile, "-q").want(t, 0)
+	v.empties(m)
+	if m.subjects("carol", "to the crew") != 1 {
+		t.Errorf("carol is not of the crew:\n%s", v.log())
+	}
 	v.stop()
 }
 
