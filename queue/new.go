@@ -225,7 +225,7 @@ func (q *Queue) routeLocal(ctx context.Context, m *spooldir.Message, n int, loca
 		Now:       q.clock.Now,
 	}
 	x, err := aliases.Expand(ctx, local, host)
-	q.aliasProblems(q.aliases.Included())
+	q.aliasProblems(q.aliases.IncludedProblems())
 	var unsettled *forward.Unsettled
 	switch {
 	case errors.Is(err, forward.ErrNoUser):

@@ -22,18 +22,12 @@ func runAliases(c *call) error {
 		return err
 	}
 	// Root sees what the process sees that reads the files when there is mail.
-	reader := "the owner of the spool"
-	if info, err := os.Lstat(c.config.SpoolDir); err == nil {
-		if st, ok := info.Sys().(*syscall.Stat_t); ok {
-			reader = userName(int(st.Uid))
-		}
-	}
 	if s, err := spooldir.Open(c.config.SpoolDir); err == nil && os.Geteuid() == 0 && s.Owner() != 0 {
 		if err := become(s); err != nil {
 			return err
 		}
 	}
-	aliases, problems, err := c.checkAliases(reader)
+	aliases, problems, err := c.checkAliases()
 	warnings := 0
 	for _, p := range problems {
 		if p.Warning {
@@ -55,16 +49,16 @@ func runAliases(c *call) error {
 	return nil
 }
 
-// checkAliases reads the aliases files and what they include. What only this
-// process may not read, and not reader, is a warning.
-func (c *call) checkAliases(reader string) (*forward.Aliases, []forward.Problem, error) {
+// checkAliases reads the aliases files and what they include. What this process may
+// not read, which does not serve the spool, is a warning.
+func (c *call) checkAliases() (*forward.Aliases, []forward.Problem, error) {
 	aliases, problems, err := forward.LoadAliases(c.config.Aliases...)
 	if err != nil {
 		return nil, problems, err
 	}
+	me, reader := userName(os.Geteuid()), c.reader()
 	aliases.CheckIncluded(context.Background(), func(t forward.Target, err error) {
 		var p forward.Problem
-		me := userName(os.Geteuid())
 		switch {
 		case err == nil:
 			return
@@ -77,6 +71,16 @@ func (c *call) checkAliases(reader string) (*forward.Aliases, []forward.Problem,
 		problems = append(problems, p)
 	})
 	return aliases, problems, nil
+}
+
+// reader is who reads the aliases when there is mail.
+func (c *call) reader() string {
+	if info, err := os.Lstat(c.config.SpoolDir); err == nil {
+		if st, ok := info.Sys().(*syscall.Stat_t); ok {
+			return userName(int(st.Uid))
+		}
+	}
+	return "the owner of the spool"
 }
 
 // userName is a uid in a sentence.

@@ -88,10 +88,9 @@ func (b *branch) name(indent int, label, local string, t forward.Target, submitt
 		b.through(indent, label, "no alias and no user", lower, lower, func() {
 			b.alias(indent+1, catchAll, catchAll, all)
 		})
-	case b.stuck:
-		b.node(indent, label, "")
 	default:
-		b.unknown(way{indent: indent}, label)
+		t.Kind, t.Value, t.Detail = forward.Address, address.Address{Local: local}.String(), ""
+		b.leaf(indent, label, t)
 	}
 }
 

@@ -35,7 +35,7 @@ const (
 	EventDoubleBounce     = "double-bounce"     // a report failed; postmaster gets one about it
 	EventKept             = "kept"              // nobody can be told; a recipient stays in permfail for a person
 	EventCorrupt          = "corrupt"           // a file cannot be understood and was put aside
-	EventAliasProblem     = "alias-problem"     // a line of an aliases file does not count
+	EventAliasProblem     = "alias-problem"     // a line of an aliases file, or of one that it includes, does not count
 	EventConfigProblem    = "config-problem"    // a line of the configuration does not count
 	EventForwardTrouble   = "forward-trouble"   // a .forward cannot be used; the mail waits
 	EventFileSystem       = "file-system"       // the spool's file system weakens a promise
@@ -143,7 +143,8 @@ func (l *Log) Corrupt(path, reason, kept string) {
 	l.error(EventCorrupt, slog.String("path", path), slog.String("reason", reason), slog.String("kept", kept))
 }
 
-// AliasProblem says what is wrong with a line of an aliases file. Lines count from 1.
+// AliasProblem says what is wrong with a line of an aliases file, or of a file that
+// it includes. Lines count from 1.
 func (l *Log) AliasProblem(file string, line int, text string) {
 	l.warn(EventAliasProblem, slog.String("file", file), slog.Int("line", line), slog.String("problem", text))
 }
