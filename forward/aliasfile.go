@@ -76,9 +76,9 @@ func (f *AliasFile) unchanged() bool {
 	return true
 }
 
-// IncludedProblems returns the problems of included files that were met when they were
-// read, and that an earlier call has not returned already: each change of a file
-// reports its problem once.
+// IncludedProblems returns the problems of included files that were met when they
+// were read, and that an earlier call has not returned already: each change of a
+// file reports its problem once.
 func (f *AliasFile) IncludedProblems() []Problem {
 	f.included.mu.Lock()
 	defer f.included.mu.Unlock()

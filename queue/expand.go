@@ -167,8 +167,8 @@ func (q *Queue) write(env *spooldir.Envelope, head string, content io.Reader) (*
 }
 
 // childEnvelope makes the envelope of a child. Targets that are the same place
-// collapse, however they are spelled; keep reports whether RET and ENVID go along, due what the sender is
-// owed now (RFC 3461 5.2.7).
+// collapse, however they are spelled; keep reports whether RET and ENVID go
+// along, due what the sender is owed now (RFC 3461 5.2.7).
 func (q *Queue) childEnvelope(ctx context.Context, m *spooldir.Message, n int, x expansion) (env *spooldir.Envelope, keep bool, due dsn.Kind) {
 	r := &m.Recipients[n-1]
 	env = &spooldir.Envelope{

@@ -56,14 +56,15 @@ func (q *Queue) forwardTrouble(u passwd.User, detail, path string, m *spooldir.M
 	if err != nil {
 		return err
 	}
-	// An earlier process may have logged it, too.
-	if last := journal.Last(n); last == nil || last.Reply != reason.Error() {
-		q.mu.Lock()
-		news := q.logged.note(userDetail{u.Name, detail}, reason.Error())
-		q.mu.Unlock()
-		if news {
-			q.log.ForwardTrouble(u.Name, path, reason.Error())
-		}
+	of, text := userDetail{u.Name, detail}, reason.Error()
+	q.mu.Lock()
+	_, known := q.logged[of]
+	last := journal.Last(n)
+	// Where nothing is known an earlier process may have logged it.
+	news := (known || last == nil || last.Reply != text) && q.logged.note(of, text)
+	q.mu.Unlock()
+	if news {
+		q.log.ForwardTrouble(u.Name, path, text)
 	}
 	if now.Sub(since(m, journal)) < forwardNotice {
 		return nil

@@ -201,21 +201,33 @@ type folders map[string]os.FileInfo
 // foldersOf returns the folders of the aliases files in paths and of the files
 // that aliases include, those where symbolic links lead among them.
 func foldersOf(paths []string, aliases *forward.Aliases) folders {
-	files := slices.Clone(paths)
-	if aliases != nil {
-		files = append(files, aliases.Included(context.Background())...)
-	}
-	for _, file := range files {
-		if real, err := filepath.EvalSymlinks(file); err == nil && real != file {
-			files = append(files, real)
-		}
-	}
 	out := make(folders)
-	for _, file := range files {
-		if dir := filepath.Dir(file); dir != "/" {
+	add := func(file string) {
+		if dir := filepath.Dir(file); dir != "/" && out[dir] == nil {
 			out[dir], _ = os.Stat(dir)
 		}
 	}
+	both := func(file string) {
+		add(file)
+		if target, err := filepath.EvalSymlinks(file); err == nil {
+			add(target)
+		}
+	}
+	for _, file := range paths {
+		both(file)
+	}
+	if aliases == nil {
+		return out
+	}
+	aliases.CheckIncluded(context.Background(), func(t forward.Target, err error) {
+		switch {
+		case !errors.Is(err, context.DeadlineExceeded):
+			both(t.Value)
+		case filepath.Dir(t.Value) != "/":
+			// Whoever looks at it might wait for ever.
+			out[filepath.Dir(t.Value)] = nil
+		}
+	})
 	return out
 }
 
