@@ -170,10 +170,13 @@ func TestForwardTroubleLogged(t *testing.T) {
 	post(2, "alice+x")
 	expect("a detail", 1)
 
-	waiting = waiting[:2]
+	waiting, first := waiting[:2], reason
 	reason = "/home/alice/.forward:1: a quote is never closed; put a \" at the end of the entry"
 	try()
 	expect("another reason", 1)
+	reason = first
+	try()
+	expect("the first reason again", 1)
 	broken := reason
 	reason = ""
 	try()
