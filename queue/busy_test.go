@@ -284,7 +284,7 @@ func TestNoRoomForChild(t *testing.T) {
 	m := f.open(spooldir.New, name)
 	m.ContentLength = 1 << 60
 	var full *spooldir.FullError
-	if err := f.q.expand(m, 1, spooldir.New, expansion{targets: forwardTo(t, "/x", "a@remote.test").Targets}); !errors.As(err, &full) {
+	if err := f.q.expand(t.Context(), m, 1, spooldir.New, expansion{targets: forwardTo(t, "/x", "a@remote.test").Targets}); !errors.As(err, &full) {
 		t.Errorf("%v", err)
 	}
 	if got := f.names(spooldir.New); len(got) != 1 {

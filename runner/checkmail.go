@@ -45,6 +45,10 @@ func (k *mailCheck) run() {
 	k.ctx, k.said = ctx, make(map[string]bool)
 	problems, err := k.load()
 	for _, p := range problems {
+		if p.Warning {
+			k.note(p.Error())
+			continue
+		}
 		k.say(p.Error(), p.Error())
 	}
 	if err != nil {
@@ -102,8 +106,11 @@ func (k *mailCheck) included() {
 	}
 }
 
+// expand follows a name by the aliases as they are, though they may have been written
+// a moment ago, when the queue waits with what it does not find in them.
 func (k *mailCheck) expand(name string) (forward.Expansion, error) {
-	return k.aliases.Expand(k.ctx, name, forward.Host{IsUser: k.isUser, IsLocal: k.isLocal})
+	later := func() time.Time { return time.Now().Add(time.Hour) }
+	return k.aliases.Expand(k.ctx, name, forward.Host{IsUser: k.isUser, IsLocal: k.isLocal, Now: later})
 }
 
 // expansions looks at each alias.

@@ -45,7 +45,7 @@ func TestCheckMail(t *testing.T) {
 		}, nil, nil},
 		{"mistakes in lines", map[string]string{"aliases": "a \"x\nb: bob\nb: alice\nc: \"x\nd: c, a\n"}, nil, []string{
 			"DIR/aliases:1: no colon after `a`; write name: target, target",
-			"DIR/aliases:3: `b` is an alias already in line 2, which stands; remove one of them",
+			"note DIR/aliases:3: warning: `b` is an alias already in line 2, which stands; remove one of them",
 			"DIR/aliases:4: a quote is never closed; put a \" at the end of the entry",
 		}},
 		{"what nobody may run or write", map[string]string{"aliases": "a: |x, /tmp/x\nb: a, :include:DIR/list\n", "list": "/tmp/y/\n"}, nobodys, []string{

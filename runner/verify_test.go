@@ -230,14 +230,14 @@ team: alias
 		}, "all, l1", 0, `
 all: alias
   carol (DIR/aliases:1): mailbox DIR/mail/carol
-  L1 (DIR/aliases:1): alias
+  L1 (DIR/aliases:1): alias, owner owner-l1
     carol (DIR/aliases:2): mailbox DIR/mail/carol
     joe@example.org (DIR/aliases:2): remote, by way of the smarthost mail.example.net:587
-  l2@demo.example (DIR/aliases:1): alias
+  l2@demo.example (DIR/aliases:1): alias, owner owner-l2
     all (DIR/aliases:3): loop, leads back to all
     bob (DIR/aliases:3): mailbox DIR/mail/bob
   l1+x (DIR/aliases:1): as above
-l1: alias
+l1: alias, owner owner-l1
   carol (DIR/aliases:2): mailbox DIR/mail/carol
   joe@example.org (DIR/aliases:2): remote, by way of the smarthost mail.example.net:587
 `},
