@@ -436,7 +436,7 @@ func TestHostileQueue(t *testing.T) {
 func TestSetup(t *testing.T) {
 	good := Setup{
 		User: passwd.User{Name: "alice", UID: 1000, GID: 100, Home: "/home/alice", Shell: "/bin/sh"}, UID: 1000, GID: 8, Groups: []int{100, 27},
-		Role: MailboxRole, HostName: "h", Mailbox: "mbox:/var/mail/%u", Forward: "~/.forward", CommandTime: time.Minute,
+		Role: MailboxRole, HostName: "h", Mailbox: "mbox:/var/mail/%u", Flock: true, Forward: "~/.forward", CommandTime: time.Minute,
 		MinUID: 1000, Listed: []string{"x"}, Aliases: []string{"/etc/aliases"}, AliasUser: "nobody",
 	}
 	write := func(change func(*Setup)) (Setup, error) {

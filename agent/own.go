@@ -23,6 +23,7 @@ type Own struct {
 	MinUID   int           // users below, root excepted, have no .forward,
 	Listed   []string      // unless they are listed
 	Mailbox  string        // MAILBOX of dma.conf
+	Flock    bool          // an mbox is locked with flock(2) instead of fcntl(2)
 	Forwards string        // FORWARD of dma.conf
 	Limit    time.Duration // for commands
 	HostName string
@@ -256,7 +257,7 @@ func (a *Own) place(u passwd.User, j *Job) (place, error) {
 
 func (a *Own) mbox(u passwd.User, path string) place {
 	return place{name: path, open: func(ctx context.Context) (localwriter.Session, error) {
-		return localwriter.OpenMbox(ctx, localwriter.Mbox{Path: path, UID: a.owner(u)})
+		return localwriter.OpenMbox(ctx, localwriter.Mbox{Path: path, UID: a.owner(u), Flock: a.Flock})
 	}}
 }
 

@@ -23,6 +23,7 @@ type Setup struct {
 
 	HostName    string
 	Mailbox     string // MAILBOX of dma.conf
+	Flock       bool   // MBOXLOCK of dma.conf
 	Forward     string // FORWARD of dma.conf
 	CommandTime time.Duration
 	MinUID      int
@@ -88,7 +89,7 @@ func ReadSetup(r io.Reader) (Setup, error) {
 // was handed over, or nil.
 func NewOwn(s Setup, mailbox *os.File) *Own {
 	return &Own{
-		UID: s.User.UID, MinUID: s.MinUID, Listed: s.Listed, Mailbox: s.Mailbox, Forwards: s.Forward, Limit: s.CommandTime,
+		UID: s.User.UID, MinUID: s.MinUID, Listed: s.Listed, Mailbox: s.Mailbox, Flock: s.Flock, Forwards: s.Forward, Limit: s.CommandTime,
 		HostName: s.HostName, Aliases: forward.NewAliasFile(s.Aliases...), AliasUser: s.AliasUser, MailFile: mailbox,
 		ReadOnly: s.ReadOnly,
 	}

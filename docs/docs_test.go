@@ -134,6 +134,7 @@ func usersOfKeys(t *testing.T) map[string]string {
 		}
 	})
 	key["HostName"], key["MasqueradeParts"], key["SmarthostBad"] = "MAILNAME", "MASQUERADE", "SMARTHOST"
+	key["MboxFlock"] = "MBOXLOCK"
 
 	users := make(map[string]string)
 	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {

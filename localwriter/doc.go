@@ -43,9 +43,10 @@
 //
 // # Locks
 //
-// As Debian policy 11.6 has it, fcntl(2) and then FILE.lock. The one is given
-// back when the other is taken, so that nobody waits for long while holding one.
-// Where the directory does not let us make FILE.lock, fcntl alone has to do, and
+// As Debian policy 11.6 has it, fcntl(2) and then FILE.lock; with Mbox.Flock,
+// flock(2) instead of fcntl, as the BSDs have it. The one is given back when the
+// other is taken, so that nobody waits for long while holding one. Where the
+// directory does not let us make FILE.lock, the kernel lock alone has to do, and
 // where everybody can make one, that of a stranger does not count.
 //
 // # Errors

@@ -18,8 +18,8 @@ import (
 // When somebody else's lock file counts as left over: nothing touched it for
 // staleAfter and the process that it names does not run (or it names none), or
 // nothing touched it for staleAlways, since process ids are used again. A lock
-// file of dma on this host goes with the kernel lock: who holds that one may
-// remove it at once.
+// file of dma on this host goes with the kernel lock that it names: who holds
+// that one may remove it at once.
 const (
 	staleAfter  = 5 * time.Minute
 	staleAlways = 30 * time.Minute
@@ -35,20 +35,28 @@ type dotlock struct {
 
 // dotlockMark is what stands in a lock file: the process id in the first line,
 // where other programs look for it, and who made it in the second.
-func dotlockMark(host string) string {
-	return fmt.Sprintf("%d\n%s", os.Getpid(), dotlockOwner(host))
+func dotlockMark(owner string) string {
+	return fmt.Sprintf("%d\n%s", os.Getpid(), owner)
 }
 
-func dotlockOwner(host string) string { return "dma " + printableLine(host, 255) + "\n" }
+// dotlockOwner is who makes a lock file: dma on this host, with a kernel lock of
+// fcntl(2) or of flock(2).
+func dotlockOwner(host string, flock bool) string {
+	s := "dma " + printableLine(host, 255)
+	if flock {
+		s += " flock"
+	}
+	return s + "\n"
+}
 
 // takeDotlock makes the lock file of a mailbox of uid. The caller holds the
-// kernel lock. It reports false if somebody else has it; where the directory
-// refuses us, or somebody who has no business with the mailbox keeps us out, it
-// returns the zero dotlock and true.
-func takeDotlock(mailbox, host string, uid int, now time.Time) (dotlock, bool, error) {
+// kernel lock that owner names. It reports false if somebody else has it; where
+// the directory refuses us, or somebody who has no business with the mailbox
+// keeps us out, it returns the zero dotlock and true.
+func takeDotlock(mailbox, owner string, uid int, now time.Time) (dotlock, bool, error) {
 	path := mailbox + ".lock"
 	for range 2 {
-		d, err := makeDotlock(path, host, now)
+		d, err := makeDotlock(path, owner, now)
 		switch {
 		case err == nil:
 			return d, true, nil
@@ -60,7 +68,7 @@ func takeDotlock(mailbox, host string, uid int, now time.Time) (dotlock, bool, e
 		if strangersLock(path, uid) {
 			return dotlock{}, true, nil
 		}
-		stale, err := removeStale(path, host, now)
+		stale, err := removeStale(path, owner, now)
 		switch {
 		case errors.Is(err, fs.ErrPermission):
 			return dotlock{}, true, nil // left over, and not ours to remove
@@ -90,7 +98,7 @@ func strangersLock(path string, uid int) bool {
 // makeDotlock makes the lock file, which at no time is without its text: a kill
 // in between would leave one that nobody knows to be left over. The name that
 // it has first is always the same, as only who has the kernel lock comes here.
-func makeDotlock(path, host string, now time.Time) (dotlock, error) {
+func makeDotlock(path, owner string, now time.Time) (dotlock, error) {
 	if _, err := os.Lstat(path); err == nil {
 		return dotlock{}, fs.ErrExist
 	}
@@ -102,7 +110,7 @@ func makeDotlock(path, host string, now time.Time) (dotlock, error) {
 	if err != nil {
 		return dotlock{}, err
 	}
-	mark := dotlockMark(host)
+	mark := dotlockMark(owner)
 	_, err = f.WriteString(mark)
 	if err = errors.Join(err, f.Chmod(0o444), f.Close()); err == nil {
 		err = renameExclusive(unix.AT_FDCWD, first, unix.AT_FDCWD, path)
@@ -116,7 +124,7 @@ func makeDotlock(path, host string, now time.Time) (dotlock, error) {
 
 // removeStale removes the lock file if it is left over, and reports whether it
 // did or found it gone.
-func removeStale(path, host string, now time.Time) (bool, error) {
+func removeStale(path, owner string, now time.Time) (bool, error) {
 	before, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return true, nil
@@ -124,7 +132,7 @@ func removeStale(path, host string, now time.Time) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if !isStale(path, before, host, now) {
+	if !isStale(path, before, owner, now) {
 		return false, nil
 	}
 	after, err := os.Lstat(path)
@@ -144,11 +152,11 @@ func removeStale(path, host string, now time.Time) (bool, error) {
 	return true, nil
 }
 
-func isStale(path string, info fs.FileInfo, host string, now time.Time) bool {
+func isStale(path string, info fs.FileInfo, owner string, now time.Time) bool {
 	age := now.Sub(info.ModTime())
 	pid, ours := 0, false
 	if info.Mode().IsRegular() {
-		pid, ours = readDotlock(path, host)
+		pid, ours = readDotlock(path, owner)
 	}
 	if ours || age > staleAlways {
 		return true
@@ -157,14 +165,14 @@ func isStale(path string, info fs.FileInfo, host string, now time.Time) bool {
 }
 
 // readDotlock returns the process id in a lock file, 0 if there is none, and
-// whether dma made it on this host.
-func readDotlock(path, host string) (pid int, ours bool) {
+// whether owner made it.
+func readDotlock(path, owner string) (pid int, ours bool) {
 	first, rest, _ := strings.Cut(dotlockText(path), "\n")
 	pid, err := strconv.Atoi(strings.TrimSpace(first))
 	if err != nil || pid < 0 {
 		pid = 0
 	}
-	return pid, rest == dotlockOwner(host)
+	return pid, rest == owner
 }
 
 // dotlockText returns the beginning of a lock file, "" if it cannot be read.

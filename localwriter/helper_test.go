@@ -24,16 +24,37 @@ func TestMain(m *testing.M) {
 	switch os.Getenv(helperEnv) {
 	case "":
 		os.Exit(m.Run())
-	case "fcntl": // holds an ordinary fcntl lock on its argument until stdin ends
+	case "fcntl", "flock": // holds such a lock on its argument until stdin ends
 		f, err := os.OpenFile(os.Args[1], os.O_RDWR, 0)
-		if err == nil {
+		switch {
+		case err != nil:
+		case os.Getenv(helperEnv) == "flock":
+			err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		default:
 			err = unix.FcntlFlock(f.Fd(), unix.F_SETLK, &unix.Flock_t{Type: unix.F_WRLCK})
 		}
 		fmt.Println("locked", err)
 		io.Copy(io.Discard, os.Stdin)
-	case "deliver": // delivers messages NAME.1 to NAME.100, one a session
+	case "held": // tells which locks others have on its argument
+		var held []string
+		f, err := os.OpenFile(os.Args[1], os.O_RDWR, 0)
+		if err == nil {
+			lock := unix.Flock_t{Type: unix.F_WRLCK}
+			if err = unix.FcntlFlock(f.Fd(), unix.F_GETLK, &lock); lock.Type != unix.F_UNLCK {
+				held = append(held, "fcntl")
+			}
+		}
+		if err == nil {
+			if err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
+				held, err = append(held, "flock"), nil
+			}
+		}
+		fmt.Println(held, err)
+	case "deliver": // delivers messages NAME.1 to NAME.100, one a session, with such a lock
+		box := unsyncedMbox(os.Args[1])
+		box.LockWait, box.Flock = time.Minute, os.Args[3] == "flock"
 		for i := range 100 {
-			s, err := OpenMbox(context.Background(), Mbox{Path: os.Args[1], UID: os.Geteuid(), LockWait: time.Minute})
+			s, err := OpenMbox(context.Background(), box)
 			if err == nil {
 				_, err = s.Append(context.Background(), testMessage(os.Args[2], i+1, "Subject: x\n\nFrom "+os.Args[2]+"\n"))
 				err = errors.Join(err, s.Commit(), s.Close())
@@ -79,6 +100,18 @@ func helper(t *testing.T, mode string, args ...string) (stdin io.WriteCloser, st
 	}
 	t.Cleanup(func() { in.Close(); cmd.Wait() })
 	return in, bufio.NewReader(out), cmd
+}
+
+// heldLocks asks another process which kernel locks there are on a file.
+func heldLocks(t *testing.T, path string) string {
+	t.Helper()
+	_, out, cmd := helper(t, "held", path)
+	text, err := io.ReadAll(out)
+	held, ok := strings.CutSuffix(string(text), " <nil>\n")
+	if err := errors.Join(err, cmd.Wait()); err != nil || !ok {
+		t.Fatalf("helper: %q, %v", text, err)
+	}
+	return held
 }
 
 func testMessage(id string, n int, content string) Message {

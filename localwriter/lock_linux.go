@@ -20,8 +20,7 @@ func lockFile(f *os.File) (bool, error) {
 	return setLock(f, unix.F_WRLCK)
 }
 
-// unlockFile gives the lock back. Closing does not, if another process shares
-// the open file.
+// unlockFile gives the lock back.
 func unlockFile(f *os.File) error {
 	_, err := setLock(f, unix.F_UNLCK)
 	return err

@@ -38,7 +38,8 @@ type Mbox struct {
 	// LockWait is how long to wait for locks; 30 seconds if 0.
 	LockWait time.Duration
 
-	// Flock takes a flock(2) lock too, where other programs rely on it.
+	// Flock takes a flock(2) lock instead of one of fcntl(2). What other programs
+	// take on this system has to be the same.
 	Flock bool
 
 	sys *system
@@ -75,7 +76,7 @@ func OpenMbox(ctx context.Context, box Mbox) (Session, error) {
 type lockedFile struct {
 	f       *os.File
 	created bool
-	flocked bool
+	flock   bool // the kernel lock is one of flock(2)
 	dot     dotlock
 	process func() // gives back what lockProcess took
 }
@@ -85,9 +86,10 @@ type lockedFile struct {
 // another file in its place.
 func (box Mbox) acquire(ctx context.Context) (*lockedFile, error) {
 	host, _ := os.Hostname()
+	owner := dotlockOwner(host, box.Flock)
 	deadline := box.sys.now().Add(box.LockWait)
 	for n := 0; ; n++ {
-		l, holder, err := box.try(host)
+		l, holder, err := box.try(owner)
 		if l != nil || err != nil {
 			return l, err
 		}
@@ -100,14 +102,14 @@ func (box Mbox) acquire(ctx context.Context) (*lockedFile, error) {
 	}
 }
 
-// try makes one attempt. Without a lock and without an error, it says who is in
-// the way.
-func (box Mbox) try(host string) (_ *lockedFile, holder string, err error) {
+// try makes one attempt, with owner in the lock file. Without a lock and without
+// an error, it says who is in the way.
+func (box Mbox) try(owner string) (_ *lockedFile, holder string, err error) {
 	process, ok := lockProcess(box.Path)
 	if !ok {
 		return nil, "another delivery of this process", nil
 	}
-	l := &lockedFile{process: process}
+	l := &lockedFile{process: process, flock: box.Flock}
 	defer func() {
 		if l.process == nil {
 			return // handed out
@@ -126,20 +128,10 @@ func (box Mbox) try(host string) (_ *lockedFile, holder string, err error) {
 	if err != nil {
 		return nil, "", err
 	}
-	if ok, err := lockFile(l.f); err != nil || !ok {
-		return nil, "a kernel lock (fcntl)", wrap("fcntl lock", err)
+	if ok, err := lockKernel(l.f, box.Flock); err != nil || !ok {
+		return nil, "a kernel lock (" + kernelLock(box.Flock) + ")", wrap(kernelLock(box.Flock), err)
 	}
-	if box.Flock {
-		err := unix.Flock(int(l.f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, "a kernel lock (flock)", nil
-		}
-		if err != nil {
-			return nil, "", wrap("flock", err)
-		}
-		l.flocked = true
-	}
-	l.dot, ok, err = takeDotlock(box.Path, host, box.UID, box.sys.now())
+	l.dot, ok, err = takeDotlock(box.Path, owner, box.UID, box.sys.now())
 	if err != nil || !ok {
 		return nil, box.Path + ".lock", err
 	}
@@ -167,10 +159,7 @@ func (l *lockedFile) unlock() error {
 	if l.f == nil {
 		return err
 	}
-	if l.flocked {
-		err = errors.Join(err, unix.Flock(int(l.f.Fd()), unix.LOCK_UN))
-	}
-	return errors.Join(err, unlockFile(l.f))
+	return errors.Join(err, unlockKernel(l.f, l.flock))
 }
 
 // release gives back all locks and closes the file.

@@ -329,10 +329,16 @@ func TestGivenFile(t *testing.T) {
 
 // Four goroutines and two processes deliver at the same time.
 func TestConcurrentDeliveries(t *testing.T) {
+	for _, flock := range []bool{false, true} {
+		t.Run(kernelLock(flock), func(t *testing.T) { testConcurrentDeliveries(t, flock) })
+	}
+}
+
+func testConcurrentDeliveries(t *testing.T, flock bool) {
 	path := mboxPath(t)
 	var wg sync.WaitGroup
 	for _, id := range []string{"p1", "p2"} {
-		_, out, cmd := helper(t, "deliver", path, id)
+		_, out, cmd := helper(t, "deliver", path, id, kernelLock(flock))
 		wg.Go(func() {
 			b, _ := io.ReadAll(out)
 			if err := cmd.Wait(); err != nil {
@@ -343,8 +349,8 @@ func TestConcurrentDeliveries(t *testing.T) {
 	for g := range 4 {
 		wg.Go(func() {
 			for i := range 50 {
-				box := testMbox(path)
-				box.LockWait = time.Minute
+				box := unsyncedMbox(path)
+				box.LockWait, box.Flock = time.Minute, flock
 				s, err := OpenMbox(context.Background(), box)
 				if err == nil {
 					_, err = s.Append(context.Background(), testMessage(fmt.Sprintf("g%d", g), i+1, "a: b\n\nFrom x\n"))
@@ -371,7 +377,8 @@ func TestConcurrentDeliveries(t *testing.T) {
 func TestKilled(t *testing.T) {
 	for round := range 10 {
 		path := mboxPath(t)
-		_, out, cmd := helper(t, "deliver", path, "killed")
+		flock := round%2 == 1
+		_, out, cmd := helper(t, "deliver", path, "killed", kernelLock(flock))
 		for range round * 7 {
 			if _, err := out.ReadString('\n'); err != nil {
 				t.Fatal(err)
@@ -387,6 +394,7 @@ func TestKilled(t *testing.T) {
 			want += rendering(t, m)
 		}
 		box := testMbox(path)
+		box.Flock = flock
 		box.sys = realSystem()
 		box.sys.sleep = func(context.Context, time.Duration) error {
 			t.Error("the lock of a killed process is waited for")
@@ -401,13 +409,20 @@ func TestKilled(t *testing.T) {
 }
 
 func TestWaitsForOtherProcess(t *testing.T) {
+	for _, flock := range []bool{false, true} {
+		t.Run(kernelLock(flock), func(t *testing.T) { testWaitsForOtherProcess(t, flock) })
+	}
+}
+
+func testWaitsForOtherProcess(t *testing.T, flock bool) {
 	path := mboxPath(t)
 	writeFile(t, path, before)
-	stdin, out, _ := helper(t, "fcntl", path)
+	stdin, out, _ := helper(t, kernelLock(flock), path)
 	if line, err := out.ReadString('\n'); line != "locked <nil>\n" {
 		t.Fatalf("helper: %q, %v", line, err)
 	}
 	box := testMbox(path)
+	box.Flock = flock
 	box.sys = realSystem()
 	// In vain, by a clock that jumps.
 	now := time.Now()
@@ -421,7 +436,8 @@ func TestWaitsForOtherProcess(t *testing.T) {
 		return nil
 	}
 	var e *Error
-	if _, err := OpenMbox(context.Background(), box); !errors.As(err, &e) || !errors.Is(err, errLocked) || e.Status != "4.2.0" {
+	if _, err := OpenMbox(context.Background(), box); !errors.As(err, &e) || !errors.Is(err, errLocked) || e.Status != "4.2.0" ||
+		!strings.Contains(err.Error(), kernelLock(flock)) {
 		t.Fatalf("locked mailbox: %v", err)
 	}
 	if waits < 20 || waits > 40 {
@@ -451,8 +467,41 @@ func TestWaitsForOtherProcess(t *testing.T) {
 	sameText(t, "mailbox", readFile(t, path), before+rendering(t, m))
 }
 
+// TestWaitsForDotlock: while somebody else has the lock file, other processes
+// can take the kernel lock.
+func TestWaitsForDotlock(t *testing.T) {
+	for _, flock := range []bool{false, true} {
+		t.Run(kernelLock(flock), func(t *testing.T) {
+			path := mboxPath(t)
+			writeFile(t, path, before)
+			writeFile(t, path+".lock", fmt.Sprintln(os.Getpid()))
+			box := testMbox(path)
+			box.Flock = flock
+			box.sys = realSystem()
+			waits := 0
+			box.sys.sleep = func(context.Context, time.Duration) error {
+				if held := heldLocks(t, path); held != "[]" {
+					t.Errorf("waits for the lock file with %s held", held)
+				}
+				sameText(t, "lock file", readFile(t, path+".lock"), fmt.Sprintln(os.Getpid()))
+				if waits++; waits == 2 {
+					return os.Remove(path + ".lock")
+				}
+				return nil
+			}
+			m := testMessage("m", 1, "a: b\n\nx\n")
+			deliver(t, box, m)
+			if waits != 2 {
+				t.Errorf("%d waits", waits)
+			}
+			sameText(t, "mailbox", readFile(t, path), before+rendering(t, m))
+		})
+	}
+}
+
 func TestDotlock(t *testing.T) {
 	host, _ := os.Hostname()
+	owner := dotlockOwner(host, false)
 	now := time.Now()
 	dead := "999999999\n"
 	tests := []struct {
@@ -467,16 +516,18 @@ func TestDotlock(t *testing.T) {
 		{"old, process gone", dead, staleAfter + time.Second, true},
 		{"old, process runs", fmt.Sprintln(os.Getpid()), staleAfter + time.Second, false},
 		{"very old, process runs", fmt.Sprintln(os.Getpid()), staleAlways + time.Second, true},
-		{"ours, left over", dead + dotlockOwner(host), 0, true},
-		{"ours, process id used again", "1\n" + dotlockOwner(host), 0, true},
-		{"of another host", dead + dotlockOwner("other."+host), 0, false},
+		{"ours, left over", dead + owner, 0, true},
+		{"ours, process id used again", "1\n" + owner, 0, true},
+		{"ours, with another kernel lock", dead + dotlockOwner(host, true), 0, false},
+		{"ours, with another kernel lock, old", dead + dotlockOwner(host, true), staleAfter + time.Second, true},
+		{"of another host", dead + dotlockOwner("other."+host, false), 0, false},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			path := mboxPath(t)
 			writeFile(t, path+".lock", test.content)
 			os.Chtimes(path+".lock", now.Add(-test.age), now.Add(-test.age))
-			d, ok, err := takeDotlock(path, host, os.Geteuid(), now)
+			d, ok, err := takeDotlock(path, owner, os.Geteuid(), now)
 			if err != nil || ok != test.taken {
 				t.Fatalf("taken %v, %v, want %v", ok, err, test.taken)
 			}
@@ -484,7 +535,7 @@ func TestDotlock(t *testing.T) {
 				sameText(t, "lock file", readFile(t, path+".lock"), test.content)
 				return
 			}
-			sameText(t, "lock file", readFile(t, path+".lock"), dotlockMark(host))
+			sameText(t, "lock file", readFile(t, path+".lock"), dotlockMark(owner))
 			if err := d.release(); err != nil {
 				t.Fatal(err)
 			}
@@ -495,7 +546,7 @@ func TestDotlock(t *testing.T) {
 	}
 	// One that somebody else took over is not removed.
 	path := mboxPath(t)
-	d, _, _ := takeDotlock(path, host, os.Geteuid(), now)
+	d, _, _ := takeDotlock(path, owner, os.Geteuid(), now)
 	os.Remove(path + ".lock")
 	writeFile(t, path+".lock", "")
 	if err := d.release(); err != nil {
@@ -512,10 +563,10 @@ func TestDotlock(t *testing.T) {
 		if err := make(path + ".lock"); err != nil {
 			t.Fatal(err)
 		}
-		if _, ok, err := takeDotlock(path, host, os.Geteuid(), now); ok || err != nil {
+		if _, ok, err := takeDotlock(path, owner, os.Geteuid(), now); ok || err != nil {
 			t.Errorf("fresh: %v, %v", ok, err)
 		}
-		if _, ok, err := takeDotlock(path, host, os.Geteuid(), now.Add(time.Hour)); !ok || err != nil {
+		if _, ok, err := takeDotlock(path, owner, os.Geteuid(), now.Add(time.Hour)); !ok || err != nil {
 			t.Errorf("old: %v, %v", ok, err)
 		}
 	}

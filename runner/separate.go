@@ -260,7 +260,7 @@ func (c *call) parentOptions(worker workerSetup, ids *spooldir.Identities, log *
 		QueueSetup: setup, NetSetup: setup, Env: env,
 		RunDir: config.RunDir, Users: passwd.System(), Log: log,
 		Agent: agent.Setup{
-			HostName: host, Mailbox: conf.Mailbox, Forward: conf.Forward, CommandTime: conf.CommandTime,
+			HostName: host, Mailbox: conf.Mailbox, Flock: conf.MboxFlock(), Forward: conf.Forward, CommandTime: conf.CommandTime,
 			MinUID: conf.MinUID, Listed: listed(conf), Aliases: conf.Aliases, AliasUser: conf.AliasUser,
 		},
 		PasswordCmd: conf.PasswordCmd, TokenUser: conf.TokenUser,

@@ -170,8 +170,8 @@ func assemble(c *config.Config, s *spooldir.Spool, log *maillog.Log) (*service, 
 		}
 	}
 	own := &agent.Own{
-		UID: os.Geteuid(), Any: any, MinUID: c.MinUID, Listed: listed(c), Mailbox: c.Mailbox, Forwards: c.Forward,
-		Limit: c.CommandTime, HostName: v.host, Aliases: aliases, AliasUser: aliasUser,
+		UID: os.Geteuid(), Any: any, MinUID: c.MinUID, Listed: listed(c), Mailbox: c.Mailbox, Flock: c.MboxFlock(),
+		Forwards: c.Forward, Limit: c.CommandTime, HostName: v.host, Aliases: aliases, AliasUser: aliasUser,
 	}
 	v.relay = v.newRelay(passwordCommand(c, source), nil)
 	v.queue = v.newQueue(source, own, aliases, aliasUser, v.relay.Flush)

@@ -64,6 +64,13 @@ func checkMailbox(s string) (string, string) {
 	return "", "must begin with mbox:, maildir:, pipe: or lmtp:"
 }
 
+func checkMboxLock(s string) (string, string) {
+	if s != "fcntl" && s != "flock" {
+		return "", "must be fcntl or flock"
+	}
+	return s, ""
+}
+
 // checkRelay takes one entry of SMARTHOST. An IPv6 address without brackets,
 // which C dma understands, gets them.
 func checkRelay(s string) (string, string) {

@@ -18,6 +18,7 @@
 package config
 
 import (
+	"cmp"
 	"io"
 	"strings"
 	"time"
@@ -121,6 +122,10 @@ type Config struct {
 	// begins with / or ~/ and is a pattern for ExpandPath.
 	Mailbox string
 
+	// MboxLock (MBOXLOCK, fcntl or flock, default none: that of the system) is the
+	// kernel lock of an mbox. MboxFlock has what counts.
+	MboxLock string
+
 	// Forward (FORWARD, default ~/.forward) is a pattern for ExpandPath.
 	Forward string
 
@@ -220,6 +225,12 @@ func (c *Config) Door() string {
 		return DefaultSocket
 	}
 	return c.Socket
+}
+
+// MboxFlock reports whether an mbox is locked with flock(2) instead of fcntl(2):
+// MBOXLOCK, else what the mail programs of the system do.
+func (c *Config) MboxFlock() bool {
+	return cmp.Or(c.MboxLock, systemMboxLock) == "flock"
 }
 
 // Choice is a switch that can also be left to the program.

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -92,6 +93,7 @@ MAILNAME Mail.example.org.
 MASQUERADE joe@
 NULLCLIENT off
 MAILBOX pipe:/usr/bin/procmail -d "%u"
+MBOXLOCK flock
 FORWARD /var/forward/%u
 LOCALDOMAINS A.example b.example
 USERS users
@@ -122,7 +124,7 @@ PORT 465 # last, without a newline`
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(problems) != 1 || problems[0].String() != file+":43: PORT is set on line 3 already; the last line counts, remove the other" {
+	if len(problems) != 1 || problems[0].String() != file+":44: PORT is set on line 3 already; the last line counts, remove the other" {
 		t.Errorf("problems %q", problems)
 	}
 	want := &Config{
@@ -142,6 +144,7 @@ PORT 465 # last, without a newline`
 		MailName:     "Mail.example.org",
 		Masquerade:   "joe@",
 		Mailbox:      `pipe:/usr/bin/procmail -d "%u"`,
+		MboxLock:     "flock",
 		Forward:      "/var/forward/%u",
 		LocalDomains: []string{"a.example", "b.example"},
 		Users:        dir + "/users",
@@ -376,6 +379,17 @@ func TestDoor(t *testing.T) {
 		c.File, c.Socket = tc.file, tc.socket
 		if got := c.Door(); got != tc.want {
 			t.Errorf("%+v: %q", tc, got)
+		}
+	}
+}
+
+// TestMboxFlock: without MBOXLOCK the system decides.
+func TestMboxFlock(t *testing.T) {
+	for lock, want := range map[string]bool{"": runtime.GOOS != "linux", "fcntl": false, "flock": true} {
+		c := Default()
+		c.MboxLock = lock
+		if got := c.MboxFlock(); got != want {
+			t.Errorf("MBOXLOCK %q: flock %v", lock, got)
 		}
 	}
 }

@@ -76,6 +76,7 @@ func keys(c *Config, dir string) []key {
 		text("MASQUERADE", &c.Masquerade, true, checkMasquerade),
 		onOff("NULLCLIENT", &c.NullClient, false),
 		text("MAILBOX", &c.Mailbox, false, checkMailbox),
+		text("MBOXLOCK", &c.MboxLock, true, checkMboxLock),
 		text("FORWARD", &c.Forward, false, checkPattern),
 		list("LOCALDOMAINS", &c.LocalDomains, true, checkDomain),
 		text("USERS", &c.Users, true, path),

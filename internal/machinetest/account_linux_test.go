@@ -89,15 +89,16 @@ func TestRootsMail(t *testing.T) {
 }
 
 // TestRootsWriter is who writes root's mailbox where the mail directory has no
-// group for that: another process of nobody's does not get at it.
+// group for that: another process of nobody's does not get at it. It locks as
+// MBOXLOCK says.
 func TestRootsWriter(t *testing.T) {
-	m := newMachine(t)
+	m := newMachine(t, "MBOXLOCK flock")
 	m.write("/etc/aliases", "\n", 0o644)
 	m.do(os.Chown("/var/mail", 0, 0))
 	m.do(os.Chmod("/var/mail", 0o755))
 	m.write("/var/mail/root", "", 0o600)
 	v := m.start()
-	hold := m.begin("root", "lock", "/var/mail/root")
+	hold := m.begin("root", "lock", "/var/mail/root", "flock")
 	m.submit("mallory", "to root", "root")
 	nobody := uidOf(t, "nobody")
 	var writer process
@@ -116,6 +117,9 @@ func TestRootsWriter(t *testing.T) {
 		if r := m.run(cmd, ""); r.code == 0 || r.stdout != "" {
 			t.Errorf("a process of nobody's looks into the writer: %s", r.stdout)
 		}
+	}
+	if n := m.subjects("root", "to root"); n != 0 {
+		t.Error("the writer did not wait for a lock of flock(2)")
 	}
 	hold.end()
 	v.empties(m)

@@ -117,14 +117,20 @@ func actPtrace(args []string) error {
 	return nil
 }
 
-// actLock holds the lock that mail readers take.
+// actLock holds the lock that mail readers take: of fcntl(2), or of flock(2) if
+// that is asked for.
 func actLock(args []string) error {
 	f, err := os.OpenFile(args[0], os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if err := unix.FcntlFlock(f.Fd(), unix.F_SETLK, &unix.Flock_t{Type: unix.F_WRLCK}); err != nil {
+	if len(args) > 1 && args[1] == "flock" {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	} else {
+		err = unix.FcntlFlock(f.Fd(), unix.F_SETLK, &unix.Flock_t{Type: unix.F_WRLCK})
+	}
+	if err != nil {
 		return err
 	}
 	<-until()

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"dma/spooldir"
@@ -440,6 +442,23 @@ func TestMailboxKinds(t *testing.T) {
 			}
 		}
 		s.empty()
+	})
+	t.Run("mbox with flock", func(t *testing.T) {
+		t.Parallel()
+		if runtime.GOOS != "linux" {
+			t.Skip("fcntl locks keep flock away")
+		}
+		s := newSiteWith(t, siteOptions{conf: "MBOXLOCK flock\n"})
+		f, err := os.OpenFile(s.path("mail", "bob"), os.O_RDWR|os.O_CREATE, 0o600)
+		s.check(err)
+		defer f.Close()
+		s.check(syscall.FcntlFlock(f.Fd(), syscall.F_SETLK, &syscall.Flock_t{Type: syscall.F_WRLCK}))
+		s.post("1", "bob")
+		s.drain()
+		s.empty()
+		if n := len(s.mailbox("bob")); n != 1 {
+			t.Errorf("%d messages", n)
+		}
 	})
 	t.Run("pipe", func(t *testing.T) {
 		t.Parallel()
