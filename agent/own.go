@@ -279,6 +279,7 @@ func (a *Own) run(ctx context.Context, u passwd.User, line string, j *Job) error
 	cmd := localwriter.Command{Line: line, Dir: u.Home, Limit: a.Limit, Env: localwriter.Environment(localwriter.Variables{
 		User: u.Name, Home: u.Home, Shell: u.Shell, Sender: j.Message.Sender, Recipient: j.Recipient,
 		OriginalRecipient: j.Original, Local: local, Extension: j.Detail, Domain: j.Domain,
+		TZ: os.Getenv("TZ"), Lang: os.Getenv("LANG"),
 	})}
 	return cmd.Run(ctx, j.Message.Reader(true))
 }

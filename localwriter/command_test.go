@@ -335,6 +335,20 @@ func TestEnvironment(t *testing.T) {
 			t.Errorf("%q is missing in\n%s", want, out)
 		}
 	}
+	if strings.Contains(out, "TZ=") || strings.Contains(out, "LANG=") {
+		t.Errorf("TZ or LANG in\n%s", out)
+	}
+	for _, tt := range []struct{ tz, lang, want string }{
+		{"Europe/Oslo", "de_DE.UTF-8", "TZ=Europe/Oslo LANG=de_DE.UTF-8"},
+		{":/etc/localtime", "", "TZ=:/etc/localtime"},
+		{"<+01>-1\nX=y", "C", "LANG=C"},
+		{strings.Repeat("x", 256), "\xff", ""},
+	} {
+		env := Environment(Variables{User: "bob", TZ: tt.tz, Lang: tt.lang})
+		if got := strings.Join(env[len(Environment(Variables{})):], " "); got != tt.want {
+			t.Errorf("TZ %q, LANG %q: %q, want %q", tt.tz, tt.lang, got, tt.want)
+		}
+	}
 	t.Setenv("LOCALWRITER_TEST_SECRET", "1")
 	c.Env = nil
 	if out, err := run(t, c); err != nil || strings.Contains(out, "SECRET") {

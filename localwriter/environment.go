@@ -18,12 +18,15 @@ type Variables struct {
 	Local             string // local part of Recipient, with the extension
 	Extension         string // what follows '+' in Local
 	Domain            string // domain of Recipient
+
+	TZ, Lang string // TZ and LANG of the machine, if it has any: dates and texts are as elsewhere
 }
 
 // Environment returns the environment of a command. What comes from an address
 // is in somebody else's hand, so that everything but letters, digits and
 // "!@%-_=+:,./" becomes '_' in it, as with Postfix's command_expansion_filter.
-// A variable without a value is there, and empty.
+// A variable without a value is there, and empty; but TZ and LANG, which would then
+// mean something else than none, are left out, as they are if they are odd.
 func Environment(v Variables) []string {
 	or := func(s, otherwise string) string {
 		if s == "" {
@@ -31,7 +34,7 @@ func Environment(v Variables) []string {
 		}
 		return s
 	}
-	return []string{
+	env := []string{
 		"USER=" + safeValue(v.User),
 		"LOGNAME=" + safeValue(v.User),
 		"HOME=" + oneLine(v.Home),
@@ -44,6 +47,12 @@ func Environment(v Variables) []string {
 		"EXTENSION=" + safeValue(v.Extension),
 		"DOMAIN=" + safeValue(v.Domain),
 	}
+	for _, l := range [][2]string{{"TZ", v.TZ}, {"LANG", v.Lang}} {
+		if s := l[1]; s != "" && printableLine(s, 255) == s {
+			env = append(env, l[0]+"="+s)
+		}
+	}
+	return env
 }
 
 // safeValue replaces everything that a careless script could trip over.

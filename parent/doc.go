@@ -6,8 +6,8 @@
 //
 // # What a process is started with
 //
-// An empty environment but for PATH, TZ if the parent has it, and for the
-// workers Options.Env; the directory "/", umask 077, no core, a session of its
+// An empty environment but for PATH, TZ and LANG if the parent has them, and for
+// the workers Options.Env; the directory "/", umask 077, no core, a session of its
 // own, and these descriptors:
 //
 //	0, 1  /dev/null; for the process of Inspect 1 is what its caller wants

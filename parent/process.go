@@ -171,8 +171,10 @@ func (e exited) Error() string { return "ended: " + e.String() }
 // environment returns what every process has in its environment.
 func environment(more ...string) []string {
 	env := []string{"PATH=/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"}
-	if tz := os.Getenv("TZ"); tz != "" {
-		env = append(env, "TZ="+tz)
+	for _, name := range []string{"TZ", "LANG"} {
+		if value := os.Getenv(name); value != "" {
+			env = append(env, name+"="+value)
+		}
 	}
 	return append(env, more...)
 }

@@ -241,7 +241,7 @@ func newSite(t *testing.T, mailMode uint32, mailGID int) *site {
 		}
 	}
 	s.cmd = exec.Command(testProgram(t))
-	s.cmd.Env = append(os.Environ(), parentEnv+"="+dir, "TZ=Europe/Oslo", "SECRET=1")
+	s.cmd.Env = append(os.Environ(), parentEnv+"="+dir, "TZ=Europe/Oslo", "LANG=C.UTF-8", "SECRET=1")
 	s.cmd.Stderr = os.Stderr
 	if err := s.cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -349,7 +349,7 @@ func TestSystemProcesses(t *testing.T) {
 	for _, name := range []string{"ann.user", "ann.mailbox", "bob.mailbox", "root.mailbox"} {
 		s.until("fds of "+name, func() bool { return read(filepath.Join(s.dir, "fds."+name)) != "" })
 	}
-	const path = "PATH=/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin\x00TZ=Europe/Oslo\x00"
+	const path = "PATH=/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin\x00TZ=Europe/Oslo\x00LANG=C.UTF-8\x00"
 	all := s.processes()
 	for _, tt := range []struct {
 		title, fds, open string

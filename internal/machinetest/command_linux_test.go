@@ -64,7 +64,7 @@ from the command
 END
 echo $? > submitted
 `)
-	v := m.start()
+	v := m.start("TZ=Europe/Oslo", "LANG=C.UTF-8", "SECRET=1")
 	m.as("mallory", "Subject: to alice\nBcc: hidden@example.net\n\nthe text\n", dmaFile, "-f", "<>", "--", "Alice+De$tail@LOCAL.example", "bob").want(t, 0)
 	v.empties(m)
 	a := lookup(t, "alice")
@@ -97,7 +97,9 @@ RECIPIENT=Alice+De_tail@local.example
 ORIGINAL_RECIPIENT=Alice+De_tail@local.example
 LOCAL=Alice+De_tail
 EXTENSION=De_tail
-DOMAIN=local.example`)
+DOMAIN=local.example
+TZ=Europe/Oslo
+LANG=C.UTF-8`)
 	st := statusOf("/home/alice/status")
 	for key, want := range map[string]string{
 		"Uid": "2001 2001 2001 2001", "Gid": "2001 2001 2001 2001",

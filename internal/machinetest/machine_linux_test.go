@@ -295,15 +295,15 @@ func (v *service) awaitLog(text string) {
 	v.await(strconv.Quote(text), func() bool { return strings.Contains(v.log(), text) })
 }
 
-// start starts the service and returns when it says that it is ready. It is
-// stopped when the test ends, at the latest.
-func (m *machine) start() *service {
+// start starts the service, with more in its environment, and returns when it says
+// that it is ready. It is stopped when the test ends, at the latest.
+func (m *machine) start(env ...string) *service {
 	m.t.Helper()
 	address := "@dma-machinetest-" + strconv.Itoa(os.Getpid()) + "-" + strconv.FormatInt(time.Now().UnixNano(), 36)
 	notify, err := net.ListenPacket("unixgram", address)
 	m.do(err)
 	defer notify.Close()
-	v := m.launch([]string{"NOTIFY_SOCKET=" + address}, "run")
+	v := m.launch(append(env, "NOTIFY_SOCKET="+address), "run")
 	ready := make(chan struct{})
 	go func() {
 		buf := make([]byte, 4096)
