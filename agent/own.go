@@ -276,7 +276,11 @@ func (a *Own) run(ctx context.Context, u passwd.User, line string, j *Job) error
 	if a, err := address.Parse(j.Recipient); err == nil {
 		local = a.Local
 	}
-	cmd := localwriter.Command{Line: line, Dir: u.Home, Limit: a.Limit, Env: localwriter.Environment(localwriter.Variables{
+	dir := u.Home
+	if j.Source == "aliases" && homeless(u) {
+		dir = "/" // as with sendmail: ALIASUSER may be an account like nobody
+	}
+	cmd := localwriter.Command{Line: line, Dir: dir, Limit: a.Limit, Env: localwriter.Environment(localwriter.Variables{
 		User: u.Name, Home: u.Home, Shell: u.Shell, Sender: j.Message.Sender, Recipient: j.Recipient,
 		OriginalRecipient: j.Original, Local: local, Extension: j.Detail, Domain: j.Domain,
 		TZ: os.Getenv("TZ"), Lang: os.Getenv("LANG"),

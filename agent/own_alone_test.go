@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -8,6 +9,8 @@ import (
 	"testing"
 
 	"dma/forward"
+	"dma/localwriter"
+	"dma/spooldir"
 )
 
 // TestGroupOfOnesOwn: a .forward that its group may write to counts if nobody
@@ -50,5 +53,69 @@ func TestGroupOfOnesOwn(t *testing.T) {
 				t.Errorf("%+v, %v, want %q", r, err, test.want)
 			}
 		})
+	}
+}
+
+// TestHomeless: the commands of the aliases run in / if their user surely has no
+// home directory. Where it may only be out of reach they wait, as all commands do
+// that are not of the aliases.
+func TestHomeless(t *testing.T) {
+	const line = `pwd -P > "$OUT"; echo "$HOME" >> "$OUT"`
+	for _, test := range []struct {
+		name, home string // below the folder of the test
+		make       func(dir string) error
+		waits      bool
+	}{
+		{name: "a home", home: "home", make: func(dir string) error { return os.Mkdir(dir+"/home", 0o700) }},
+		{name: "none", home: "none"},
+		{name: "none, with a slash", home: "none/"},
+		{name: "empty"},
+		{name: "the parent is missing", home: "no/none", waits: true},
+		{name: "the parent is empty", home: "mnt/none", make: func(dir string) error { return os.Mkdir(dir+"/mnt", 0o700) }, waits: true},
+		{name: "a link that leads nowhere", home: "link", make: func(dir string) error { return os.Symlink("nowhere", dir+"/link") }, waits: true},
+		{name: "a file", home: "aliases", waits: true},
+		{name: "below a file", home: "aliases/none", waits: true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			h := newHome(t)
+			line := strings.ReplaceAll(line, `"$OUT"`, h.dir+"/out")
+			h.write("aliases", "al: "+forward.Target{Kind: forward.Command, Value: line}.String())
+			if test.make != nil {
+				if err := test.make(h.dir); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if h.user.Home = ""; test.home != "" {
+				h.user.Home = h.dir + "/" + test.home
+			}
+			j := h.job(spooldir.Command, line, "aliases")
+			h.deliver(j)
+			real, err := filepath.EvalSymlinks(h.dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := "/\n" + h.user.Home + "\n"
+			if test.name == "a home" {
+				want = real + "/home\n" + h.user.Home + "\n"
+			}
+			var trouble *localwriter.Error
+			if test.waits {
+				if want = ""; !errors.As(j.Err, &trouble) || trouble.Permanent {
+					t.Errorf("%v", j.Err)
+				}
+			} else if j.Err != nil {
+				t.Error(j.Err)
+			}
+			if got := h.read("out"); got != want {
+				t.Errorf("the command ran in %q, want %q", got, want)
+			}
+		})
+	}
+	h := newHome(t)
+	h.own.Mailbox = "pipe:cat > /dev/null"
+	h.user.Home += "/none"
+	j := h.job(spooldir.Mailbox, "", "")
+	if h.deliver(j); !errors.Is(j.Err, os.ErrNotExist) {
+		t.Errorf("MAILBOX: %v", j.Err)
 	}
 }

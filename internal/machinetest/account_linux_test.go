@@ -244,7 +244,7 @@ func TestMailSystemAccounts(t *testing.T) {
 // TestAliasUser shows as whom the commands and the files of the aliases are run
 // and written: as ALIASUSER and nobody else.
 func TestAliasUser(t *testing.T) {
-	const aliases = "root: alice\nrun: \"|/usr/bin/id > /tmp/dma-alias-PID\"\nfile: /home/carol/list\nmaildir: /home/carol/Maildir/\nsteal: /home/bob/stolen\nrooted: /root/stolen\nvia: bob\n"
+	const aliases = "root: alice\nrun: \"|/usr/bin/id > /tmp/dma-alias-PID\"\nfile: /home/carol/list\nmaildir: /home/carol/Maildir/\nsteal: /home/bob/stolen\nrooted: /root/stolen\nvia: bob\nwhere: \"|(/usr/bin/id; pwd; echo $HOME) > /tmp/dma-alias-PID\"\n"
 	out := "/tmp/dma-alias-" + strconv.Itoa(os.Getpid())
 	t.Cleanup(func() { os.Remove(out) })
 	text := strings.ReplaceAll(aliases, "/tmp/dma-alias-PID", out)
@@ -302,6 +302,16 @@ func TestAliasUser(t *testing.T) {
 		v.await("bob's command", func() bool { return len(m.queued()) == 2 })
 		if id, _ := os.ReadFile(out); !strings.HasPrefix(string(id), "uid=2002(bob) gid=2002(bob)") {
 			t.Errorf("bob's command ran as %s", id)
+		}
+		v.stop()
+	})
+	t.Run("nobody", func(t *testing.T) { // who has no home directory
+		m, v := ready(t, "ALIASUSER nobody")
+		m.submit("mallory", "to where", "where")
+		v.empties(m)
+		uid := strconv.Itoa(uidOf(t, "nobody"))
+		if got, _ := os.ReadFile(out); !strings.HasPrefix(string(got), "uid="+uid+"(nobody) ") || !strings.HasSuffix(string(got), "\n/\n/nonexistent\n") {
+			t.Errorf("the command ran as %s", got)
 		}
 		v.stop()
 	})
