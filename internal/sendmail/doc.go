@@ -20,8 +20,8 @@
 //   - The header ends at the first empty line. A line that is no header field
 //     ends it too, and then the line belongs to the body and an empty line is
 //     put between; so text without a header is all body.
-//   - Bcc and Resent-Bcc go, missing fields come, bare names in address fields
-//     get the host's mail name; see header.go and qualify.go.
+//   - Bcc, Resent-Bcc and Return-Path go, missing fields come, bare names in
+//     address fields get the host's mail name; see header.go and qualify.go.
 //
 // A header of more than 16 MiB is refused. The body has no limit but the disk:
 // beyond 1 MiB it waits in an unlinked file in the spool.

@@ -100,12 +100,15 @@ func (h *header) recipients() ([]address.Address, error) {
 	return all, nil
 }
 
-// removeBcc takes the fields out that name recipients whom the others are not
-// to see.
-func (h *header) removeBcc() {
+// strip takes the fields out that name recipients whom the others are not to
+// see, and Return-Path: who delivers a message says there what its sender is
+// (RFC 5321 4.4), and one that a message was delivered with before is not it.
+func (h *header) strip() {
 	kept := h.fields[:0]
 	for _, f := range h.fields {
-		if f.name != "bcc" && f.name != "resent-bcc" {
+		switch f.name {
+		case "bcc", "resent-bcc", "return-path":
+		default:
 			kept = append(kept, f)
 		}
 	}

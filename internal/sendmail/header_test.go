@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"mime"
 	"net/mail"
+	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -15,7 +16,7 @@ func render(t *testing.T, raw string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.removeBcc()
+	h.strip()
 	h.qualify("m.example")
 	var b strings.Builder
 	w := bufio.NewWriter(&b)
@@ -39,11 +40,12 @@ func TestRender(t *testing.T) {
 		{"all there", "To: a@b\nfrom: c@d\nDATE: x\nMessage-Id: <y>\n", "To: a@b\nfrom: c@d\nDATE: x\nMessage-Id: <y>\n"},
 		{"Cc is enough", "Cc: a@b\n", "Cc: a@b\n" + from + date + id},
 		{"bare names", "From: root (Cron Daemon)\nTo: bob,\n carl\n", "From: root@m.example (Cron Daemon)\nTo: bob@m.example,\n carl@m.example\n" + date + id},
-		{"other fields stay", "Subject: root\nX-To: root\nReturn-Path: <root>\nTo: a@b\n", "Subject: root\nX-To: root\nReturn-Path: <root>\nTo: a@b\n" + from + date + id},
+		{"other fields stay", "Subject: root\nX-To: root\nX-Return-Path: <root>\nTo: a@b\n", "Subject: root\nX-To: root\nX-Return-Path: <root>\nTo: a@b\n" + from + date + id},
 		{"all address fields", "Sender: r\nReply-To: r\nCc: r\nResent-Sender: r\n",
 			"Sender: r@m.example\nReply-To: r@m.example\nCc: r@m.example\n" +
 				"Resent-" + from + "Resent-" + date + "Resent-" + id + "Resent-Sender: r@m.example\n" + from + date},
 		{"Bcc goes", "Bcc: a,\n b,\n\tc\nTo: d@e\nBCC : f\nbcc:\nX-Bcc: g\n", "To: d@e\nX-Bcc: g\n" + from + date + id},
+		{"Return-Path goes", "Return-Path: <x@y>\nReceived: by z\nRETURN-PATH :\n <>\nTo: a@b\n", "Received: by z\nTo: a@b\n" + from + date + id},
 		{"only Bcc", "Bcc: a\n", from + nobody + date + id},
 		{"sent again", "To: a@b\nFrom: c@d\nDate: x\nResent-To: e\nResent-Bcc: f\n",
 			"To: a@b\nFrom: c@d\nDate: x\nResent-" + from + "Resent-" + date + "Resent-" + id + "Resent-To: e@m.example\n"},
@@ -80,7 +82,7 @@ func TestHeaderEightBit(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		h.removeBcc()
+		h.strip()
 		eight, utf8 := h.eightBit()
 		equal(t, in, [2]bool{eight, utf8}, want)
 	}
@@ -142,9 +144,9 @@ func FuzzMailbox(f *testing.F) {
 }
 
 // FuzzHeader: the rendered header has every field that was there, octet by
-// octet unless it is an address field, and nothing of Bcc.
+// octet unless it is an address field, and nothing of Bcc and Return-Path.
 func FuzzHeader(f *testing.F) {
-	for _, s := range []string{"To: a\n", "Bcc: a,\n b\nTo: c\n", "Resent-To: a\nBcc:\n", "Subject: x\n\ty\n \nFrom : z\n"} {
+	for _, s := range []string{"To: a\n", "Bcc: a,\n b\nTo: c\n", "Return-Path: <a>\nTo: c\n", "Resent-To: a\nBcc:\n", "Subject: x\n\ty\n \nFrom : z\n"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, in string) {
@@ -152,7 +154,7 @@ func FuzzHeader(f *testing.F) {
 		out := render(t, header)
 		for _, field := range scanHeader([]byte(header)) {
 			switch strings.TrimPrefix(field.name, "resent-") {
-			case "bcc", "from", "sender", "reply-to", "to", "cc":
+			case "bcc", "return-path", "from", "sender", "reply-to", "to", "cc":
 				continue
 			}
 			if !strings.Contains("\n"+out, "\n"+string(field.raw)) {
@@ -160,7 +162,7 @@ func FuzzHeader(f *testing.F) {
 			}
 		}
 		for _, field := range scanHeader([]byte(out)) {
-			if field.name == "bcc" || field.name == "resent-bcc" || field.name == "" {
+			if slices.Contains([]string{"bcc", "resent-bcc", "return-path", ""}, field.name) {
 				t.Fatalf("%q in %q", field.raw, out)
 			}
 		}

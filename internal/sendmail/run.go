@@ -161,7 +161,7 @@ func (p *Process) submit(o *Options) error {
 			return fail(exitNoInput, "-t: no recipients: the message names none in To, Cc or Bcc")
 		}
 	}
-	h.removeBcc()
+	h.strip()
 	h.qualify(mailName)
 
 	e := envelope(o, p.UID, from, to.list)
