@@ -165,7 +165,28 @@ func TestMaildirRecovery(t *testing.T) {
 }
 
 func TestMaildirFails(t *testing.T) {
+	for cause, status := range map[error]string{unix.ENOSPC: "4.3.1", unix.EDQUOT: "4.2.2"} {
+		t.Run(unix.ErrnoName(cause.(unix.Errno)), func(t *testing.T) { testMaildirFails(t, cause, status) })
+	}
+}
+
+// testMaildirFails: after a failure with the cause the Maildir is as it was.
+func testMaildirFails(t *testing.T, cause error, status string) {
 	path := t.TempDir()
+	s := openMaildir(t, testMaildir(path))
+	if _, err := s.Append(context.Background(), testMessage("old", 1, "old mail\n")); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(s.Commit(), s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	old := list(t, path)
+	text := readFile(t, filepath.Join(path, old[0]))
+	same := func() {
+		t.Helper()
+		sameNames(t, path, old...)
+		sameText(t, "old mail", readFile(t, filepath.Join(path, old[0])), text)
+	}
 	fail := func(t *testing.T, change func(*system)) {
 		t.Helper()
 		dir := testMaildir(path)
@@ -177,35 +198,35 @@ func TestMaildirFails(t *testing.T) {
 		if err == nil {
 			err = s.Commit()
 		}
-		if !errors.As(err, &e) || e.Permanent || !errors.Is(err, unix.ENOSPC) || e.Status != "4.3.1" {
+		if !errors.As(err, &e) || e.Permanent || !errors.Is(err, cause) || e.Status != status {
 			t.Errorf("error is %v", err)
 		}
 		s.Close()
-		sameNames(t, path)
+		same()
 	}
 	t.Run("write", func(t *testing.T) {
 		fail(t, func(s *system) {
-			s.write = func(f *os.File, b []byte) (int, error) { f.Write(b[:3]); return 3, unix.ENOSPC }
+			s.write = func(f *os.File, b []byte) (int, error) { f.Write(b[:3]); return 3, cause }
 		})
 	})
 	t.Run("fsync of the file", func(t *testing.T) {
-		fail(t, func(s *system) { s.sync = func(*os.File) error { return unix.ENOSPC } })
+		fail(t, func(s *system) { s.sync = func(*os.File) error { return cause } })
 	})
 	t.Run("fsync of the directory", func(t *testing.T) {
 		fail(t, func(s *system) {
 			s.sync = func(f *os.File) error {
 				if strings.HasSuffix(f.Name(), "/new") {
-					return unix.ENOSPC
+					return cause
 				}
 				return nil
 			}
 		})
 	})
 	// What was not committed is taken back.
-	s := openMaildir(t, testMaildir(path))
+	s = openMaildir(t, testMaildir(path))
 	s.Append(context.Background(), testMessage("m", 1, "x"))
 	s.Close()
-	sameNames(t, path)
+	same()
 }
 
 func TestMaildirFolder(t *testing.T) {
