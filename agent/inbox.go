@@ -19,7 +19,7 @@ const sharedMode = 0o660
 // inbox is the user's mailbox, an mbox.
 func (a *Own) inbox(u passwd.User, path string) place {
 	return place{name: path, open: func(ctx context.Context) (localwriter.Session, error) {
-		box := localwriter.Mbox{Path: path, UID: a.owner(u), Flock: a.Flock}
+		box := localwriter.Mbox{Path: path, UID: a.owner(u), Flock: a.Flock, Sync: a.sync}
 		if gid, ok := localwriter.MailboxGroup(filepath.Dir(path)); ok && gid == os.Getegid() {
 			box.GID, box.Mode = gid, sharedMode
 		}

@@ -36,6 +36,7 @@ type Own struct {
 
 	reader forward.Reader
 	groups forward.GroupFiles
+	sync   func(*os.File) error // fsync(2); nil: the system's
 }
 
 // Serves implements Agent.
@@ -257,13 +258,13 @@ func (a *Own) place(u passwd.User, j *Job) (place, error) {
 
 func (a *Own) mbox(u passwd.User, path string) place {
 	return place{name: path, open: func(ctx context.Context) (localwriter.Session, error) {
-		return localwriter.OpenMbox(ctx, localwriter.Mbox{Path: path, UID: a.owner(u), Flock: a.Flock})
+		return localwriter.OpenMbox(ctx, localwriter.Mbox{Path: path, UID: a.owner(u), Flock: a.Flock, Sync: a.sync})
 	}}
 }
 
 func (a *Own) maildir(u passwd.User, path, detail string) place {
 	return place{name: path, open: func(ctx context.Context) (localwriter.Session, error) {
-		return localwriter.OpenMaildir(ctx, localwriter.Maildir{Path: path, Folder: detail, UID: a.owner(u), Host: a.HostName})
+		return localwriter.OpenMaildir(ctx, localwriter.Maildir{Path: path, Folder: detail, UID: a.owner(u), Host: a.HostName, Sync: a.sync})
 	}}
 }
 

@@ -34,6 +34,10 @@ type Maildir struct {
 	// Host stands in the file names; the host's name if empty.
 	Host string
 
+	// Sync makes a file durable; (*os.File).Sync if nil. It is called by several
+	// goroutines at a time.
+	Sync func(*os.File) error
+
 	sys *system
 }
 
@@ -50,6 +54,9 @@ const (
 func OpenMaildir(ctx context.Context, dir Maildir) (Session, error) {
 	if dir.sys == nil {
 		dir.sys = realSystem()
+	}
+	if dir.Sync != nil {
+		dir.sys = dir.sys.syncing(dir.Sync)
 	}
 	if dir.Host == "" {
 		dir.Host, _ = os.Hostname()

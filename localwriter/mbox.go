@@ -42,6 +42,9 @@ type Mbox struct {
 	// take on this system has to be the same.
 	Flock bool
 
+	// Sync makes a file durable; (*os.File).Sync if nil.
+	Sync func(*os.File) error
+
 	sys *system
 }
 
@@ -50,6 +53,9 @@ type Mbox struct {
 func OpenMbox(ctx context.Context, box Mbox) (Session, error) {
 	if box.sys == nil {
 		box.sys = realSystem()
+	}
+	if box.Sync != nil {
+		box.sys = box.sys.syncing(box.Sync)
 	}
 	if box.LockWait <= 0 {
 		box.LockWait = 30 * time.Second

@@ -48,6 +48,12 @@ func realSystem() *system {
 	}
 }
 
+// syncing returns a copy of s that syncs by sync.
+func (s system) syncing(sync func(*os.File) error) *system {
+	s.sync = sync
+	return &s
+}
+
 // sleep waits for d or until ctx ends.
 func sleep(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
