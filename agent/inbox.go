@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -12,16 +13,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sharedMode is the mode of a mailbox in a mail directory of a group, as Debian
-// policy 11.6 has it.
-const sharedMode = 0o660
+// The mode of a mailbox in a mail directory of a group, as Debian policy 11.6 has
+// it, and elsewhere.
+const (
+	sharedMode = 0o660
+	ownMode    = 0o600
+)
 
 // inbox is the user's mailbox, an mbox.
 func (a *Own) inbox(u passwd.User, path string) place {
 	return place{name: path, open: func(ctx context.Context) (localwriter.Session, error) {
 		box := localwriter.Mbox{Path: path, UID: a.owner(u), Flock: a.Flock, Sync: a.sync}
-		if gid, ok := localwriter.MailboxGroup(filepath.Dir(path)); ok && gid == os.Getegid() {
-			box.GID, box.Mode = gid, sharedMode
+		box.Group = func() (int, fs.FileMode) {
+			if gid, ok := localwriter.MailboxGroup(filepath.Dir(path)); ok && gid == os.Getegid() {
+				return gid, sharedMode
+			}
+			return 0, ownMode
 		}
 		if a.MailFile != nil {
 			// A session closes its file.

@@ -38,14 +38,10 @@ type mboxSession struct {
 	found *findings // what recovery knows about the file; nil: nothing yet
 }
 
-// start looks at the file after the locks were taken.
+// start begins with the file as it was when the locks were taken.
 func (s *mboxSession) start() error {
-	info, err := s.f.Stat()
-	if err != nil {
-		return err
-	}
-	s.atime = accessTime(info)
-	s.size, s.base = info.Size(), info.Size()
+	s.atime = accessTime(s.info)
+	s.size, s.base = s.info.Size(), s.info.Size()
 	// Who made an empty mailbox may have been killed before its name was synced.
 	s.newName = s.created || s.size == 0
 	return s.readTail()

@@ -29,7 +29,8 @@ const (
 // A dotlock is FILE.lock, held. The zero dotlock holds nothing.
 type dotlock struct {
 	path    string
-	mark    string // what stands in it
+	mark    string      // what stands in it
+	info    fs.FileInfo // of the file; nil: not known
 	touched time.Time
 }
 
@@ -106,20 +107,40 @@ func makeDotlock(path, owner string, now time.Time) (dotlock, error) {
 	if err := unix.Unlink(first); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return dotlock{}, err
 	}
-	f, err := os.OpenFile(first, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o444)
-	if err != nil {
+	mark := dotlockMark(owner)
+	if err := writeDotlock(first, mark); err != nil {
 		return dotlock{}, err
 	}
-	mark := dotlockMark(owner)
-	_, err = f.WriteString(mark)
-	if err = errors.Join(err, f.Chmod(0o444), f.Close()); err == nil {
-		err = renameExclusive(unix.AT_FDCWD, first, unix.AT_FDCWD, path)
-	}
-	if err != nil {
+	if err := renameExclusive(unix.AT_FDCWD, first, unix.AT_FDCWD, path); err != nil {
 		unix.Unlink(first)
 		return dotlock{}, err
 	}
-	return dotlock{path, mark, now}, nil
+	d := dotlock{path: path, mark: mark, touched: now}
+	d.info, _ = os.Lstat(path)
+	return d, nil
+}
+
+// writeDotlock makes a file that everybody can read. Package os would first see
+// whether it can be polled, by five calls more.
+func writeDotlock(path, mark string) error {
+	var fd int
+	err := retryEINTR(func() (err error) {
+		fd, err = unix.Open(path, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o444)
+		return err
+	})
+	if err != nil {
+		return &fs.PathError{Op: "create", Path: path, Err: err}
+	}
+	n, err := unix.Write(fd, []byte(mark))
+	if err == nil && n < len(mark) {
+		err = io.ErrShortWrite
+	}
+	// Whatever the umask.
+	if err := errors.Join(err, unix.Fchmod(fd, 0o444), unix.Close(fd)); err != nil {
+		unix.Unlink(path)
+		return &fs.PathError{Op: "write", Path: path, Err: err}
+	}
+	return nil
 }
 
 // removeStale removes the lock file if it is left over, and reports whether it
@@ -191,21 +212,34 @@ func dotlockText(path string) string {
 
 // touch keeps others from taking the lock file for left over.
 func (d *dotlock) touch(now time.Time) {
-	if d.path != "" && now.Sub(d.touched) >= touchEvery && os.Chtimes(d.path, now, now) == nil {
+	if d.path != "" && now.Sub(d.touched) >= touchEvery && d.ours() && os.Chtimes(d.path, now, now) == nil {
 		d.touched = now
+		d.info, _ = os.Lstat(d.path)
 	}
 }
 
-// release removes the lock file if it is still ours: somebody may have taken it
-// for left over.
+// ours reports whether the lock file is still the one that was made: somebody
+// may have taken it for left over.
+func (d *dotlock) ours() bool {
+	info, err := os.Lstat(d.path)
+	if err != nil {
+		return false
+	}
+	if d.info != nil && os.SameFile(d.info, info) && d.info.ModTime().Equal(info.ModTime()) {
+		return true
+	}
+	return dotlockText(d.path) == d.mark
+}
+
+// release removes the lock file if it is still ours.
 func (d *dotlock) release() error {
 	if d.path == "" {
 		return nil
 	}
-	path := d.path
+	held := *d
 	d.path = ""
-	if dotlockText(path) != d.mark {
+	if !held.ours() {
 		return nil
 	}
-	return os.Remove(path)
+	return unix.Unlink(held.path)
 }

@@ -3,6 +3,7 @@ package localwriter
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -79,7 +80,7 @@ func TestGroupMailbox(t *testing.T) {
 	path := mboxPath(t)
 	defer syscall.Umask(syscall.Umask(0o077))
 	box := testMbox(path)
-	box.GID, box.Mode = 8, 0o660
+	box.Group = func() (int, fs.FileMode) { return 8, 0o660 }
 	deliver(t, box, testMessage("id", 1, "a: b\n\nx\n"))
 	info, err := os.Stat(path)
 	do(t, err)

@@ -23,12 +23,10 @@ type Mbox struct {
 	// UID is who has to own the mailbox.
 	UID int
 
-	// GID is the group to give to a mailbox that is made, if greater than 0;
-	// otherwise the kernel chooses it.
-	GID int
-
-	// Mode is the mode of a mailbox that is made; 0600 if 0.
-	Mode fs.FileMode
+	// Group says, for a mailbox that is made, which group to give it to if that
+	// is greater than 0, otherwise the kernel chooses it, and its mode. If nil,
+	// that is 0600.
+	Group func() (gid int, mode fs.FileMode)
 
 	// File is the mailbox, already opened for reading and appending, for a
 	// process that may not open it itself. It still has to stand at Path. The
@@ -81,6 +79,7 @@ func OpenMbox(ctx context.Context, box Mbox) (Session, error) {
 // A lockedFile is an open mailbox with all its locks.
 type lockedFile struct {
 	f       *os.File
+	info    fs.FileInfo // as it was when all locks were there
 	created bool
 	flock   bool // the kernel lock is one of flock(2)
 	dot     dotlock
@@ -142,9 +141,11 @@ func (box Mbox) try(owner string) (_ *lockedFile, holder string, err error) {
 		return nil, box.Path + ".lock", err
 	}
 	// A reader may have replaced the file before it let go of the locks.
-	if err := box.verify(l.f); errors.Is(err, errMoved) && box.File == nil {
+	l.info, err = box.verify(l.f)
+	if errors.Is(err, errMoved) && box.File == nil {
 		return nil, "the file to stay in its place", nil
-	} else if err != nil {
+	}
+	if err != nil {
 		return nil, "", err
 	}
 	out := *l
@@ -181,17 +182,18 @@ var errMoved = errors.New("mailbox was replaced")
 // open opens the mailbox, or makes it.
 func (box Mbox) open() (_ *os.File, created bool, err error) {
 	if box.File != nil {
-		return box.File, false, box.verify(box.File)
+		_, err := box.verify(box.File)
+		return box.File, false, err
 	}
 	// Opening a device or a FIFO can have effects, so it is looked at before.
-	info, err := os.Lstat(box.Path)
+	before, err := os.Lstat(box.Path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return box.create()
 	}
 	if err != nil {
 		return nil, false, err
 	}
-	if err := box.checkInfo(info); err != nil {
+	if err := box.checkInfo(before); err != nil {
 		return nil, false, err
 	}
 	f, err := os.OpenFile(box.Path, os.O_RDWR|os.O_APPEND|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
@@ -201,7 +203,15 @@ func (box Mbox) open() (_ *os.File, created bool, err error) {
 	if err != nil {
 		return nil, false, err
 	}
-	if err := box.verify(f); err != nil {
+	info, err := f.Stat()
+	switch {
+	case err != nil:
+	case !os.SameFile(before, info):
+		err = errMoved
+	default:
+		err = box.checkInfo(info)
+	}
+	if err != nil {
 		f.Close()
 		return nil, false, err
 	}
@@ -219,11 +229,12 @@ func (box Mbox) create() (_ *os.File, created bool, err error) {
 	if os.Geteuid() == 0 && box.UID != 0 {
 		err = f.Chown(box.UID, -1)
 	}
-	if err == nil && box.GID > 0 {
-		err = f.Chown(-1, box.GID)
-	}
-	if err == nil && box.Mode != 0 {
-		err = f.Chmod(box.Mode) // whatever the umask
+	if err == nil && box.Group != nil {
+		gid, mode := box.Group()
+		if gid > 0 {
+			err = f.Chown(-1, gid)
+		}
+		err = errors.Join(err, f.Chmod(mode)) // whatever the umask
 	}
 	if err != nil {
 		f.Close()
@@ -233,25 +244,25 @@ func (box Mbox) create() (_ *os.File, created bool, err error) {
 }
 
 // verify checks that f is a mailbox as it should be and stands at Path.
-func (box Mbox) verify(f *os.File) error {
+func (box Mbox) verify(f *os.File) (fs.FileInfo, error) {
 	info, err := f.Stat()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	at, err := os.Lstat(box.Path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return errMoved
+		return nil, errMoved
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if at.Mode()&fs.ModeSymlink != 0 {
-		return box.checkInfo(at)
+		return nil, box.checkInfo(at)
 	}
 	if !os.SameFile(info, at) {
-		return errMoved
+		return nil, errMoved
 	}
-	return box.checkInfo(info)
+	return info, box.checkInfo(info)
 }
 
 // checkInfo refuses what is not a mailbox of UID.

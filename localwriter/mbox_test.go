@@ -545,15 +545,40 @@ func TestDotlock(t *testing.T) {
 			}
 		})
 	}
-	// One that somebody else took over is not removed.
+	// One that somebody else took over is neither touched nor removed.
 	path := mboxPath(t)
 	d, _, _ := takeDotlock(path, owner, os.Geteuid(), now)
 	os.Remove(path + ".lock")
 	writeFile(t, path+".lock", "")
+	past := now.Add(-time.Minute).Truncate(time.Second)
+	os.Chtimes(path+".lock", past, past)
+	d.touch(now.Add(touchEvery))
+	if info, err := os.Stat(path + ".lock"); err != nil || !info.ModTime().Equal(past) {
+		t.Errorf("somebody's lock file: touched at %v, %v", info.ModTime(), err)
+	}
 	if err := d.release(); err != nil {
 		t.Error(err)
 	}
 	sameText(t, "somebody's lock file", readFile(t, path+".lock"), "")
+	// One that was touched, by us or by anybody, is still ours.
+	for want, touch := range map[time.Time]func(*dotlock){
+		past.Add(time.Hour): func(d *dotlock) { d.touch(past.Add(time.Hour)) },
+		past:                func(d *dotlock) { os.Chtimes(d.path, past, past) },
+	} {
+		path := mboxPath(t)
+		writeFile(t, path+".lock.dma", "of one that was killed")
+		d, _, _ := takeDotlock(path, owner, os.Geteuid(), now)
+		touch(&d)
+		if info, err := os.Stat(path + ".lock"); err != nil || info.Mode() != 0o444 || !info.ModTime().Equal(want) {
+			t.Errorf("lock file: mode %v, touched at %v, %v", info.Mode(), info.ModTime(), err)
+		}
+		if err := d.release(); err != nil {
+			t.Error(err)
+		}
+		if names, _ := os.ReadDir(filepath.Dir(path)); len(names) > 0 {
+			t.Errorf("left behind: %v", names)
+		}
+	}
 	// Neither a link nor a directory is followed or opened.
 	for _, make := range []func(string) error{
 		func(p string) error { return os.Symlink("/etc/passwd", p) },
