@@ -19,14 +19,15 @@ type Variables struct {
 	Extension         string // what follows '+' in Local
 	Domain            string // domain of Recipient
 
-	TZ, Lang string // TZ and LANG of the machine, if it has any: dates and texts are as elsewhere
+	TZ, Lang string // TZ and LANG; left out if empty
 }
 
 // Environment returns the environment of a command. What comes from an address
 // is in somebody else's hand, so that everything but letters, digits and
 // "!@%-_=+:,./" becomes '_' in it, as with Postfix's command_expansion_filter.
-// A variable without a value is there, and empty; but TZ and LANG, which would then
-// mean something else than none, are left out, as they are if they are odd.
+// A variable without a value is there, and empty. TZ and LANG are left out instead,
+// since empty ones have a meaning, and so is a value that is not one short line of
+// ASCII.
 func Environment(v Variables) []string {
 	or := func(s, otherwise string) string {
 		if s == "" {
