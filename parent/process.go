@@ -93,7 +93,7 @@ func (s *system) start(sp spec) (child, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", sp.title, err)
 	}
-	c := &process{p: p, gone: make(chan struct{})}
+	c := &process{p: p, account: sp.account, gone: make(chan struct{})}
 	go c.wait()
 	return c, nil
 }
@@ -118,9 +118,10 @@ func credential(a Account) *syscall.Credential {
 
 // process is a child of ours. It leads a session and a process group.
 type process struct {
-	p    *os.Process
-	gone chan struct{}
-	how  error
+	p       *os.Process
+	account Account
+	gone    chan struct{}
+	how     error
 
 	mu     sync.Mutex
 	reaped bool
@@ -142,7 +143,7 @@ func (c *process) kill() {
 // left in its session is killed first, while its number cannot be another's.
 func (c *process) wait() {
 	if awaitExit(c.p.Pid) {
-		endSession(c.p.Pid)
+		endSession(c.p.Pid, c.account)
 		c.mu.Lock()
 		c.how = reap(c.p)
 	} else {

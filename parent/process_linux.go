@@ -3,10 +3,13 @@ package parent
 import (
 	"errors"
 	"os"
+	"slices"
 	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"dma/internal/fsid"
 )
 
 // executable returns our own program, also after its file was replaced.
@@ -27,11 +30,11 @@ func awaitExit(pid int) (ok bool) {
 // endSession kills the processes of the session of sid, which has ended and is
 // not reaped: commands of users have process groups of their own, which the
 // agent can no longer kill. Who has left the session is not found.
-func endSession(sid int) {
+func endSession(sid int, a Account) {
 	// Who forks meanwhile is found in the next round; after the last it wins.
 	for range 16 {
 		found := false
-		for _, pid := range processes() {
+		for _, pid := range visible(sid, a) {
 			if pid != sid && inSession(pid, sid) {
 				found = killIn(pid, sid) || found
 			}
@@ -40,6 +43,20 @@ func endSession(sid int) {
 			return
 		}
 	}
+}
+
+// visible returns the numbers of the processes among which those of the session of
+// sid are, whose account is a: where /proc is mounted so that it hides what others
+// run, from us too (hidepid), they are those that a sees.
+func visible(sid int, a Account) []int {
+	pids := processes()
+	if !slices.Contains(pids, sid) {
+		_ = fsid.As(a.UID, a.GID, func() error {
+			pids = processes()
+			return nil
+		})
+	}
+	return pids
 }
 
 // processes returns the numbers of all processes that we may see.

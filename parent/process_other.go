@@ -17,4 +17,4 @@ func awaitExit(int) (ok bool) { return false }
 
 // endSession does nothing: which processes belong to a session cannot be told
 // without the tools of the system.
-func endSession(int) {}
+func endSession(int, Account) {}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"dma/internal/door"
+	"dma/internal/fsid"
 	"dma/internal/maillog"
 	"dma/spooldir"
 )
@@ -155,11 +156,14 @@ func runFlush(c *call) error {
 	if ids, err := separated(c.config.SpoolDir); err != nil {
 		return err
 	} else if ids != nil {
-		s, err := spooldir.Open(c.config.SpoolDir)
-		if err == nil {
-			err = s.RequestFlush()
-		}
-		if err != nil {
+		// As the queue process could: root has not always a right of its own to.
+		if err := fsid.As(ids.QueueUID, ids.QueueGID, func() error {
+			s, err := spooldir.Open(c.config.SpoolDir)
+			if err == nil {
+				err = s.RequestFlush()
+			}
+			return err
+		}); err != nil {
 			return fmt.Errorf("flush: %w", err)
 		}
 		return c.drainSeparated(ids)

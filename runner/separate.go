@@ -16,9 +16,12 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"dma/agent"
 	"dma/internal/config"
 	"dma/internal/door"
+	"dma/internal/fsid"
 	"dma/internal/maillog"
 	"dma/internal/notify"
 	"dma/internal/passwd"
@@ -120,7 +123,7 @@ func (c *call) runSeparated(ids *spooldir.Identities, until time.Duration) error
 		return err
 	}
 	if options.UntilIdle, options.IdleFor = until >= 0, max(until, 0); options.UntilIdle {
-		fresh, err := os.Open(filepath.Join(c.config.SpoolDir, string(spooldir.New)))
+		fresh, err := openNew(c.config.SpoolDir, ids)
 		if err != nil {
 			return err
 		}
@@ -158,6 +161,17 @@ func (c *call) runSeparated(ids *spooldir.Identities, until time.Duration) error
 	return err
 }
 
+// openNew opens the directory new, which only the queue process can list: root has
+// not, or will not have for long, the right to pass closed doors. What that process
+// may have put in its place is neither followed nor waited for.
+func openNew(spool string, ids *spooldir.Identities) (f *os.File, err error) {
+	err = fsid.As(ids.QueueUID, ids.QueueGID, func() (err error) {
+		f, err = os.OpenFile(filepath.Join(spool, string(spooldir.New)), os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+		return err
+	})
+	return f, err
+}
+
 // holdsAny reports whether a directory holds anything: what the queue process
 // left in new, a name that its submitter has not committed or something that it
 // cannot move, would have a manager that watches new start the service again at
@@ -179,8 +193,7 @@ func (c *call) drainSeparated(ids *spooldir.Identities) error {
 	if err := beSubmitter(ids); err != nil {
 		return err
 	}
-	// Root can list it now, and no more when the parent has given up its rights.
-	fresh, err := os.Open(filepath.Join(c.config.SpoolDir, string(spooldir.New)))
+	fresh, err := openNew(c.config.SpoolDir, ids)
 	if err != nil {
 		return err
 	}

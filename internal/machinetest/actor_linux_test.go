@@ -41,14 +41,15 @@ func (m *machine) actor() string {
 // actors are what the program does, by its first argument. What goes on until
 // it is told to end says in a line that it has begun, and ends with its input.
 var actors = map[string]func(args []string) error{
-	"ptrace": actPtrace,
-	"lock":   actLock,
-	"swap":   actSwap,
-	"harass": actHarass,
-	"door":   actDoor,
-	"block":  actBlock,
-	"fifo":   actFIFO,
-	"steal":  actSteal,
+	"ptrace":  actPtrace,
+	"lock":    actLock,
+	"swap":    actSwap,
+	"harass":  actHarass,
+	"door":    actDoor,
+	"block":   actBlock,
+	"fifo":    actFIFO,
+	"steal":   actSteal,
+	"confine": actConfine,
 }
 
 func actorMain(args []string) int {

@@ -217,7 +217,7 @@ func (s *systemd) run(ctx context.Context) {
 			continue
 		}
 		v := &service{t: s.m.t, ended: make(chan struct{}), changed: make(chan struct{})}
-		cmd := s.m.command("root", "/bin/sh", "-c", `LISTEN_PID=$$ WATCHDOG_PID=$$ exec "$@"`, "sh", runnerBin, "run", "--on-demand")
+		cmd := s.m.command("root", append([]string{"/bin/sh", "-c", `LISTEN_PID=$$ WATCHDOG_PID=$$ exec "$@"`, "sh"}, s.m.service("run", "--on-demand")...)...)
 		cmd.Env = append(cmd.Env, "NOTIFY_SOCKET="+s.address, "WATCHDOG_USEC=120000000", "LISTEN_FDS=1", "LISTEN_FDNAMES=submit")
 		cmd.Stderr = v
 		cmd.ExtraFiles = []*os.File{s.listener}

@@ -39,6 +39,7 @@ type machine struct {
 	t         testing.TB
 	sink      *smtptest.Sink // the smarthost
 	smarthost string         // its address
+	confine   *confinement   // of its services; nil: unitConfinement
 }
 
 // newMachine makes the machine as new, with lines of dma.conf behind the usual
@@ -335,11 +336,22 @@ func (m *machine) startUnready() *service {
 	return m.launch(nil, "run")
 }
 
+// service is the command line of a service, which has no more than the unit
+// leaves to it.
+func (m *machine) service(args ...string) []string {
+	m.t.Helper()
+	if m.confine == nil {
+		c := unitConfinement(m.t)
+		m.confine = &c
+	}
+	return m.confined(*m.confine, append([]string{runnerBin}, args...)...)
+}
+
 // launch starts dma-runner as root with an addition to its environment.
 func (m *machine) launch(env []string, args ...string) *service {
 	m.t.Helper()
 	v := &service{t: m.t, ended: make(chan struct{}), changed: make(chan struct{})}
-	cmd := m.command("root", append([]string{runnerBin}, args...)...)
+	cmd := m.command("root", m.service(args...)...)
 	cmd.Env = append(cmd.Env, env...)
 	cmd.Stderr = v
 	cmd.WaitDelay = 10 * time.Second

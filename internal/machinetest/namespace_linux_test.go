@@ -78,6 +78,9 @@ func separate() error {
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("go build: %w\n%s", err, out)
 	}
+	if err := callNumbers(dir); err != nil {
+		return err
+	}
 	cmd, err := again(stageInit, dir)
 	if err != nil {
 		return err
