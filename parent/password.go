@@ -49,7 +49,7 @@ func Ask(ctx context.Context, q Question) (string, error) {
 	cmd.Stdout = out
 	start := cmd.Start
 	if q.start != nil {
-		followThread(cmd.SysProcAttr)
+		followThread(cmd.SysProcAttr, syscall.SIGKILL)
 		start = func() error { return q.start(cmd.Start) }
 	}
 	err := start()

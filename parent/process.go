@@ -99,11 +99,15 @@ func (s *system) start(sp spec) (child, error) {
 }
 
 // attributes returns how a process is started. Groups is never nil, which would
-// be the same; it says that they are set.
-func attributes(a Account, dieWithUs bool) *syscall.SysProcAttr {
+// be the same; it says that they are set. An agent is not killed when we are: it
+// has a command to kill first. It is told by its life, also if its user has
+// stopped it.
+func attributes(a Account, worker bool) *syscall.SysProcAttr {
 	attr := &syscall.SysProcAttr{Setsid: true, Credential: credential(a)}
-	if dieWithUs {
-		followThread(attr)
+	if worker {
+		followThread(attr, syscall.SIGKILL)
+	} else {
+		followThread(attr, syscall.SIGCONT)
 	}
 	return attr
 }

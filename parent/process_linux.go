@@ -15,7 +15,7 @@ import (
 // executable returns our own program, also after its file was replaced.
 func executable() (string, error) { return "/proc/self/exe", nil }
 
-func followThread(attr *syscall.SysProcAttr) { attr.Pdeathsig = syscall.SIGKILL }
+func followThread(attr *syscall.SysProcAttr, signal syscall.Signal) { attr.Pdeathsig = signal }
 
 // awaitExit waits until pid has ended, and leaves it to be reaped.
 func awaitExit(pid int) (ok bool) {

@@ -9,8 +9,9 @@ import (
 
 func executable() (string, error) { return os.Executable() }
 
-// followThread has no counterpart: a child notices the end of its life pipe.
-func followThread(*syscall.SysProcAttr) {}
+// followThread has no counterpart: a child notices the end of its life pipe, and
+// an agent that its user has stopped when that lets it go on.
+func followThread(*syscall.SysProcAttr, syscall.Signal) {}
 
 // awaitExit cannot wait without reaping.
 func awaitExit(int) (ok bool) { return false }

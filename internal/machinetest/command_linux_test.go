@@ -308,18 +308,27 @@ func TestAgentAttack(t *testing.T) {
 	v.stop()
 }
 
-// TestAgentStopped leaves an agent stopped. It is found out and killed, and the
-// mail goes on.
+// TestAgentStopped leaves an agent stopped. With the parent it ends all the same,
+// and with its command; else it is found out and killed. The mail goes on.
 func TestAgentStopped(t *testing.T) {
 	m := newMachine(t)
 	m.script("alice", "while ! kill -STOP $PPID; do :; done\nexec sleep 600\n")
 	v := m.start()
-	m.submit("alice", "stopped", "alice")
-	v.await("the stopped agent", func() bool {
+	stopped := func() bool {
 		return slices.ContainsFunc(m.processes(), func(p process) bool {
 			return strings.Contains(p.name, ": agent alice") && strings.HasPrefix(p.status["State"], "T")
 		})
-	})
+	}
+	m.submit("alice", "stopped", "alice")
+	v.await("the stopped agent", stopped)
+	v.kill()
+	for end := time.Now().Add(30 * time.Second); len(m.processes())+len(m.mine("alice")) > 0; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("left behind by a killed parent: %+v, %q", m.processes(), m.mine("alice"))
+		}
+	}
+	v = m.start()
+	v.await("the stopped agent of the next service", stopped)
 	for i := range 20 {
 		m.submit("mallory", fmt.Sprintf("beside %d", i), "bob", "carol")
 	}
