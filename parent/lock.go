@@ -49,10 +49,11 @@ func openLocks(runDir string) (*locks, error) {
 }
 
 // take returns the open file that holds the lock of a user and role, or an
-// error that wraps agent.ErrBusy.
+// error that wraps agent.ErrBusy. It cannot be written to: the user can take it
+// from the agent, which is his, and would fill a file system where no quota counts.
 func (l *locks) take(uid int, role agent.Role) (*os.File, error) {
 	name := strconv.Itoa(uid) + "." + string(role)
-	fd, err := unix.Openat(int(l.dir.Fd()), name, unix.O_RDWR|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	fd, err := unix.Openat(int(l.dir.Fd()), name, unix.O_RDONLY|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("lock %s: %w", name, err)
 	}

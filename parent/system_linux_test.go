@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -381,6 +382,10 @@ func TestSystemProcesses(t *testing.T) {
 		}
 		if open := read(filepath.Join(s.dir, "fds."+tt.fds)); open != tt.open {
 			t.Errorf("%s: descriptors %s; want %s", tt.title, open, tt.open)
+		}
+		// The lock of a user is not to be written to.
+		if flags := read(fmt.Sprintf("/proc/%d/fdinfo/6", pid)); strings.Contains(tt.title, "agent") && !regexp.MustCompile(`(?m)^flags:\t0[0-7]*0$`).MatchString(flags) {
+			t.Errorf("%s: the lock is open as %s", tt.title, flags)
 		}
 		if env := read(fmt.Sprintf("/proc/%d/environ", pid)); env != tt.env {
 			t.Errorf("%s: environment %q", tt.title, env)
