@@ -275,4 +275,23 @@ func TestUnit(t *testing.T) {
 	if _, err := os.Lstat(filepath.Join(spoolDir, "tempfail/.flush")); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the request of flush: %v", err)
 	}
+	// What somebody who has become the queue process puts in the place of new, root
+	// neither opens nor waits for.
+	m.do(os.Rename(spoolDir+"/new", spoolDir+"/was"))
+	for name, put := range map[string]func(path string) error{
+		"a FIFO":        func(path string) error { return unix.Mkfifo(path, 0o666) },
+		"a link":        func(path string) error { return os.Symlink("was", path) },
+		"a device":      func(path string) error { return unix.Mknod(path, unix.S_IFCHR|0o666, int(unix.Mkdev(1, 5))) },
+		"a closed file": func(path string) error { return os.WriteFile(path, nil, 0) },
+	} {
+		m.do(put(spoolDir + "/new"))
+		for _, args := range [][]string{{"drain"}, {"run", "--on-demand"}} {
+			r := m.root("", append([]string{"timeout", "-s", "KILL", "20", runnerBin}, args...)...)
+			if r.code == 0 || r.code == -1 || r.code == 137 || strings.Count(r.stderr, "\n") != 1 || !strings.Contains(r.stderr, "open "+spoolDir+"/new: ") {
+				t.Errorf("%s, with %s for new: exit %d\n%s", args[0], name, r.code, r.stderr)
+			}
+		}
+		m.do(os.Remove(spoolDir + "/new"))
+	}
+	m.do(os.Rename(spoolDir+"/was", spoolDir+"/new"))
 }
