@@ -3,6 +3,7 @@ package machinetest
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -47,6 +48,43 @@ func TestDrain(t *testing.T) {
 	}
 	if p := m.processes(); len(p) != 0 {
 		t.Errorf("left behind: %+v", p)
+	}
+}
+
+// TestRootSubmits: mail of root's is delivered by the service where somebody is at
+// its socket, and else by a drain that the limits of root's job do not bind.
+func TestRootSubmits(t *testing.T) {
+	m := newMachine(t)
+	m.own("alice", ".forward", "\"|nice > /home/alice/nice; ulimit -f >> /home/alice/nice\"\n", 0o644)
+	m.own("bob", "/var/mail/bob", "From x Sat Jan  3 01:05:34 1998\n\n"+strings.Repeat("a line of before\n", 10_000)+"\n", 0o600)
+	job := func() {
+		m.root("Subject: job\n\n", "nice", "-n", "5", "/bin/sh", "-c", "ulimit -S -f 100; exec "+dmaFile+" -odi alice bob").want(t, 0)
+	}
+	m.do(os.MkdirAll("/run/dma", 0o755))
+	l, err := net.Listen("unix", "/run/dma/submit.sock")
+	m.do(err)
+	l.(*net.UnixListener).SetUnlinkOnClose(false)
+	job()
+	m.do(l.(*net.UnixListener).SetDeadline(time.Now().Add(10 * time.Second)))
+	if conn, err := l.Accept(); err != nil {
+		t.Errorf("nobody asks for the service: %v", err)
+	} else {
+		conn.Close()
+	}
+	if len(m.in("new")) != 2 {
+		t.Errorf("beside the service is left %q", m.queued())
+	}
+	m.nobodyLeft()
+	l.Close() // the socket stays
+	job()
+	if left := m.queued(); len(left) != 0 {
+		t.Errorf("left: %q", left)
+	}
+	if m.subjects("bob", "job") != 2 {
+		t.Errorf("bob has %d messages", m.subjects("bob", "job"))
+	}
+	if got, err := os.ReadFile("/home/alice/nice"); err != nil || string(got) != "0\nunlimited\n" {
+		t.Errorf("alice's command has the niceness and limit %q, %v", got, err)
 	}
 }
 

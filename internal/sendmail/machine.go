@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"dma/internal/config"
 	"dma/internal/passwd"
@@ -145,6 +148,7 @@ func (Machine) Start(args []string, wait bool, stop <-chan struct{}) error {
 		return err
 	}
 	defer null.Close()
+	defer plain()()
 	child, err := os.StartProcess(file, append([]string{runnerName}, args...), &os.ProcAttr{
 		Dir:   "/",
 		Env:   []string{safePath},
@@ -174,6 +178,29 @@ func (Machine) Start(args []string, wait bool, stop <-chan struct{}) error {
 	case <-timer.C:
 	}
 	return nil
+}
+
+// plain gives up what the caller has set for its own work, as a job of cron has
+// limits and is nice: users' mail is not bound by it. What the process may not
+// change stays. Children that are started before the returned function is called
+// have the priority too.
+func plain() (done func()) {
+	runtime.LockOSThread() // a thread has the priority, on Linux
+	if os.Geteuid() != 0 {
+		return runtime.UnlockOSThread
+	}
+	for _, resource := range callersLimits() {
+		if unix.Setrlimit(resource, &unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}) == nil {
+			continue
+		}
+		var limit unix.Rlimit
+		if unix.Getrlimit(resource, &limit) == nil {
+			limit.Cur = limit.Max
+			_ = unix.Setrlimit(resource, &limit)
+		}
+	}
+	_ = unix.Setpriority(unix.PRIO_PROCESS, 0, 0)
+	return runtime.UnlockOSThread
 }
 
 // detached makes a child the leader of a session of its own, and keeps the

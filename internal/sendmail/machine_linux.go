@@ -11,6 +11,11 @@ import (
 
 func executable() (string, error) { return os.Executable() }
 
+// callersLimits are the limits that bound what a mailbox or a command may become.
+func callersLimits() []int {
+	return []int{unix.RLIMIT_CPU, unix.RLIMIT_FSIZE, unix.RLIMIT_DATA, unix.RLIMIT_AS, unix.RLIMIT_NPROC}
+}
+
 // closeOnExec keeps every descriptor from the next program but the first three.
 func closeOnExec() {
 	if unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC) != nil {

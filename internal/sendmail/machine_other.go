@@ -5,6 +5,8 @@ package sendmail
 import (
 	"os"
 	"runtime"
+
+	"golang.org/x/sys/unix"
 )
 
 // executable returns the path of this program's file. OpenBSD's kernel does
@@ -16,6 +18,9 @@ func executable() (string, error) {
 	}
 	return os.Executable()
 }
+
+// callersLimits are the limits that bound what a mailbox or a command may become.
+func callersLimits() []int { return []int{unix.RLIMIT_CPU, unix.RLIMIT_FSIZE, unix.RLIMIT_DATA} }
 
 func closeOnExec() { closeOnExecOneByOne() }
 

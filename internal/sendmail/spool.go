@@ -1,9 +1,11 @@
 package sendmail
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -16,7 +18,8 @@ import (
 // spoolDoor is the first door: the spool itself, written by this process.
 type spoolDoor struct {
 	*spooldir.Spool
-	floor config.Space
+	floor  config.Space
+	socket string // of the service that serves the spool, "" if there is none
 }
 
 // openSpool finds out whether this process may make files in the spool before
@@ -33,7 +36,7 @@ func openSpool(c *config.Config) (*spoolDoor, error) {
 			return nil, fmt.Errorf("writing in %s: %w; the spool's owner can, and everybody if dma is installed setgid and may use that", dir, err)
 		}
 	}
-	return &spoolDoor{s, c.MinFree}, nil
+	return &spoolDoor{s, c.MinFree, c.Door()}, nil
 }
 
 func (d *spoolDoor) Free() error {
@@ -61,13 +64,39 @@ func (d *spoolDoor) Create(e *spooldir.Envelope, host string) (Draft, error) {
 
 // NeedsDrain implements Door. Where another process serves the queue, or may be
 // doing so unseen, there is nothing to start; nor where the caller is neither
-// the spool's owner nor root.
+// the spool's owner nor root. On a spool that all users share the service is for
+// who comes to its socket: a drain of ours would run users' commands in the world
+// of our caller, with its limits and its view of the file system, in which a home
+// and the .forward in it may be missing.
 func (d *spoolDoor) NeedsDrain() bool {
 	if uid := os.Getuid(); uid != 0 && uid != d.Owner() {
 		return false
 	}
 	running, err := d.ServiceRunning()
-	return err == nil && !running
+	return err == nil && !running && !(d.Shared() && knock(d.socket))
+}
+
+// knock connects to a socket, hangs up, and reports whether somebody listens there:
+// a service, or the manager that starts it for that.
+func knock(path string) bool {
+	if path == "" {
+		return false
+	}
+	syscall.ForkLock.RLock()
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+	if err == nil {
+		unix.CloseOnExec(fd)
+	}
+	syscall.ForkLock.RUnlock()
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	if err := unix.SetNonblock(fd, true); err != nil {
+		return false
+	}
+	err = unix.Connect(fd, &unix.SockaddrUnix{Name: path})
+	return err == nil || errors.Is(err, unix.EAGAIN) // so many come to it
 }
 
 // openUnlinked makes a file in dir and takes its name away. Should the process
