@@ -42,7 +42,8 @@ func Ask(ctx context.Context, q Question) (string, error) {
 		cmd.Env = append(cmd.Env, "HOME="+q.Home)
 	}
 	cmd.Dir = "/"
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Credential: q.Credential}
+	// A session of its own: it has not our terminal, into which it could type.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: q.Credential}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = time.Second
 	out := &limited{room: passwordSize}

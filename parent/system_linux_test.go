@@ -74,7 +74,7 @@ func testParent(dir string) error {
 		QueueSetup: []byte(dir), NetSetup: []byte(dir), Env: []string{"DMA_TEST=1"}, Door: file,
 		RunDir: filepath.Join(dir, "run"), Users: users(), Grace: time.Second, Hangup: hangup,
 		Agent:       agent.Setup{Mailbox: "mbox:" + dir + "/mail/%u", MinUID: 1000, HostName: dir},
-		PasswordCmd: `echo "$LOGIN@$HOST $(id -u)"`, TokenUser: "ann",
+		PasswordCmd: `read -r _ _ _ _ _ sid _ < /proc/$$/stat; echo "$LOGIN@$HOST $(id -u) $((sid == $$))"`, TokenUser: "ann",
 		Log: maillog.New(slog.New(maillog.NewHandler(os.Stderr, nil))),
 	}
 	o.Reload = func() (Options, error) { return o, nil }
@@ -414,7 +414,7 @@ func TestSystemProcesses(t *testing.T) {
 	if mail := read(filepath.Join(s.dir, "mail/root")); mail != "for root\n" {
 		t.Errorf("root's mailbox: %q", mail)
 	}
-	if got := s.ask(RoleNet, "password"); got != "joe@host 5000" {
+	if got := s.ask(RoleNet, "password"); got != "joe@host 5000 1" { // in a session of its own
 		t.Errorf("password: %s", got)
 	}
 }

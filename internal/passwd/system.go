@@ -228,8 +228,10 @@ func (s *system) output(ctx context.Context, name, program string, args ...strin
 	cmd.Dir = "/"
 	cmd.Stdout = out
 	cmd.WaitDelay = time.Second
+	// A session of its own: it has not our terminal, into which it could type.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if s.as != nil {
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: s.as()}
+		cmd.SysProcAttr.Credential = s.as()
 	}
 	err := cmd.Run()
 	switch {

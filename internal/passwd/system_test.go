@@ -53,6 +53,7 @@ func TestSystem(t *testing.T) {
 		{"found in lower case", withLDAP, ann, "ANN", 5000, ""},
 		{"arguments", withLDAP, `test "$#$1$2" = 2passwdann && ` + ann, "ann", 5000, ""},
 		{"environment", withLDAP, `test "$HOME$DMATEST$LANG" = "" && test "$(pwd)$PATH" = //usr/bin:/bin && ` + ann, "ann", 5000, ""},
+		{"session", withLDAP, `[ ! -e /proc/self/stat ] || read -r _ _ _ _ _ sid _ < /proc/$$/stat; test "${sid-$$}" = $$ && ` + ann, "ann", 5000, ""},
 		{"unknown", withLDAP, "exit 2", "bob", 0, "no such user"},
 		{"no nsswitch.conf", "", ann, "ann", 0, "no such user"},
 		{"files only", "passwd: files compat\n", ann, "ann", 0, "no such user"},
