@@ -143,6 +143,9 @@ func (c *call) runSeparated(ids *spooldir.Identities, until time.Duration) error
 	options.Reload = func() (parent.Options, error) {
 		_ = manager.Reloading()
 		conf, err := load(c.file, c.stdio)
+		if err == nil && conf.SpoolDir != c.config.SpoolDir {
+			err = fmt.Errorf("SPOOLDIR is now %s, and another spool needs a restart", conf.SpoolDir)
+		}
 		if err == nil {
 			setup.Config = conf
 			var o parent.Options

@@ -66,6 +66,13 @@ func TestReload(t *testing.T) {
 	}
 	m.do(os.Remove(confFile))
 	m.do(os.Rename(confFile+".good", confFile))
+	// Another spool: nobody holds the place of its parent.
+	m.configure("SPOOLDIR /var/spool/other")
+	v.hangup()
+	v.awaitLog("SPOOLDIR is now /var/spool/other, and another spool needs a restart; the old configuration stays")
+	if now, ok := m.find("role-queue"); !ok || now.pid != old.pid {
+		t.Errorf("a queue process %d instead of %d", now.pid, old.pid)
+	}
 	v.stop()
 	m.nobodyLeft()
 }
