@@ -11,7 +11,8 @@
 // own, and these descriptors:
 //
 //	0, 1  /dev/null; for the process of Inspect 1 is what its caller wants
-//	2     standard error of the parent; for agents /dev/null
+//	2     standard error of the parent, of a terminal only to be written to; for
+//	      agents /dev/null
 //	3     control: to the parent; for agents to the queue process
 //	4     setup, to be read to the end
 //	5     life: ends when the parent has gone or wants an end

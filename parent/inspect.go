@@ -23,12 +23,13 @@ func Inspect(ctx context.Context, title string, o Options, out *os.File) (code i
 	if o, err = prepare(o); err != nil {
 		return 0, err
 	}
+	log := workersLog()
 	if err := restrict(false); err != nil {
 		return 0, err
 	}
 	p := newParent(o)
 	p.thread = newThread()
-	p.starter = &system{p.thread}
+	p.starter = &system{p.thread, log}
 	p.queue, p.out = newWorker(title, RoleInspect), out
 	return p.inspect(ctx)
 }

@@ -44,6 +44,7 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
+	log := workersLog()
 	locks, err := openLocks(o.RunDir)
 	if err != nil {
 		return fmt.Errorf("locks of users: %w", err)
@@ -54,7 +55,7 @@ func Run(ctx context.Context, o Options) error {
 	}
 	p := newParent(o)
 	p.locks, p.thread = locks, newThread()
-	p.starter = &system{p.thread}
+	p.starter = &system{p.thread, log}
 	return p.run(ctx)
 }
 

@@ -15,7 +15,7 @@ type spec struct {
 	role    string // its first argument
 	account Account
 	env     []string
-	worker  bool       // it has our standard error, and is killed when we are
+	worker  bool       // it has the log as its standard error, and is killed when we are
 	out     *os.File   // its standard output; nil is /dev/null
 	files   []*os.File // its descriptors from 3 on; nil is /dev/null
 }
@@ -54,7 +54,10 @@ func (t thread) do(f func() error) error {
 }
 
 // system is the starter of the machine.
-type system struct{ thread thread }
+type system struct {
+	thread thread
+	log    *os.File // standard error of the workers; nil: /dev/null
+}
 
 // start implements starter: it executes our own program again.
 func (s *system) start(sp spec) (child, error) {
@@ -72,8 +75,8 @@ func (s *system) start(sp spec) (child, error) {
 	defer null.Close()
 	files := append([]*os.File{null, null, null}, sp.files...)
 	files[1] = sp.out
-	if sp.worker {
-		files[2] = os.Stderr
+	if sp.worker && s.log != nil {
+		files[2] = s.log
 	}
 	for i, f := range files {
 		if f == nil { // a closed one would soon be a file that the Go runtime opens
@@ -186,6 +189,9 @@ func environment(more ...string) []string {
 
 // closeInherited keeps descriptors that we were started with from our children.
 func closeInherited() {
+	if closeOnExec() {
+		return
+	}
 	var limit syscall.Rlimit
 	most := uint64(1 << 16)
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err == nil {

@@ -2,6 +2,7 @@ package parent
 
 import (
 	"errors"
+	"math"
 	"os"
 	"slices"
 	"strconv"
@@ -11,6 +12,31 @@ import (
 
 	"dma/internal/fsid"
 )
+
+// closeOnExec keeps all descriptors but the first three from programs, as far as
+// the kernel has a call for that.
+func closeOnExec() (ok bool) {
+	return unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC) == nil
+}
+
+// workersLog returns the standard error for workers: ours, but of the terminal that
+// it may be only the end to write to, else they could read what is typed for root.
+// Where that cannot be had it is nil, and they log to syslog.
+func workersLog() *os.File {
+	var st unix.Stat_t
+	flags, err := unix.FcntlInt(2, unix.F_GETFL, 0)
+	if err != nil || unix.Fstat(2, &st) != nil {
+		return nil
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFCHR || flags&unix.O_ACCMODE == unix.O_WRONLY {
+		return os.Stderr
+	}
+	f, err := os.OpenFile("/proc/self/fd/2", os.O_WRONLY|unix.O_NOCTTY, 0)
+	if err != nil {
+		return nil
+	}
+	return f
+}
 
 // executable returns our own program, also after its file was replaced.
 func executable() (string, error) { return "/proc/self/exe", nil }

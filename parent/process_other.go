@@ -7,6 +7,13 @@ import (
 	"syscall"
 )
 
+// closeOnExec leaves it to a loop.
+func closeOnExec() (ok bool) { return false }
+
+// workersLog returns the standard error for workers, which is ours: it cannot be
+// opened once more in another way.
+func workersLog() *os.File { return os.Stderr }
+
 func executable() (string, error) { return os.Executable() }
 
 // followThread has no counterpart: a child notices the end of its life pipe, and

@@ -78,6 +78,13 @@ func testParent(dir string) error {
 		Log: maillog.New(slog.New(maillog.NewHandler(os.Stderr, nil))),
 	}
 	o.Reload = func() (Options, error) { return o, nil }
+	// As if it were inherited: a descriptor beyond the limit.
+	if err := unix.Dup3(0, 300, 0); err != nil {
+		return err
+	}
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: 256, Max: 256}); err != nil {
+		return err
+	}
 	return Run(ctx, o)
 }
 
@@ -243,7 +250,7 @@ func newSite(t *testing.T, mailMode uint32, mailGID int) *site {
 	}
 	s.cmd = exec.Command(testProgram(t))
 	s.cmd.Env = append(os.Environ(), parentEnv+"="+dir, "TZ=Europe/Oslo", "LANG=C.UTF-8", "SECRET=1")
-	s.cmd.Stderr = os.Stderr
+	s.cmd.Stderr = terminal(t)
 	if err := s.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -257,6 +264,34 @@ func newSite(t *testing.T, mailMode uint32, mailGID int) *site {
 	})
 	s.until("both workers", func() bool { return s.ask(RoleQueue, "x") == "ok" && s.ask(RoleNet, "x") == "ok" })
 	return s
+}
+
+// terminal returns a terminal that shows what is written to it on our standard
+// error.
+func terminal(t *testing.T) *os.File {
+	t.Helper()
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fd := int(master.Fd())
+	if err := unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err != nil {
+		t.Fatal(err)
+	}
+	n, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	slave, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { slave.Close() })
+	go func() {
+		defer master.Close()
+		io.Copy(os.Stderr, master) // until nobody has the other side open
+	}()
+	return slave
 }
 
 // testProgram returns the program of these tests, without cgo, as it is
@@ -382,6 +417,10 @@ func TestSystemProcesses(t *testing.T) {
 		}
 		if open := read(filepath.Join(s.dir, "fds."+tt.fds)); open != tt.open {
 			t.Errorf("%s: descriptors %s; want %s", tt.title, open, tt.open)
+		}
+		// Of the terminal of root workers have the end to write to.
+		if flags := read(fmt.Sprintf("/proc/%d/fdinfo/2", pid)); !strings.Contains(tt.title, "agent") && !regexp.MustCompile(`(?m)^flags:\t0[0-7]*1$`).MatchString(flags) {
+			t.Errorf("%s: standard error is open as %s", tt.title, flags)
 		}
 		// The lock of a user is not to be written to.
 		if flags := read(fmt.Sprintf("/proc/%d/fdinfo/6", pid)); strings.Contains(tt.title, "agent") && !regexp.MustCompile(`(?m)^flags:\t0[0-7]*0$`).MatchString(flags) {
