@@ -59,6 +59,9 @@ func initShared(c *call, dir string) error {
 	if err != nil {
 		return err
 	}
+	if err := strangers(ids, "/etc/passwd", "/etc/group"); err != nil {
+		return err
+	}
 	if info, err := os.Lstat(dir); err == nil {
 		if st, ok := info.Sys().(*syscall.Stat_t); ok && st.Uid != 0 && int(st.Uid) != ids.QueueUID {
 			return exitf(exitNoPerm, "spool %s belongs to uid %d, who serves it alone; run init as that user, or move it away", dir, st.Uid)
