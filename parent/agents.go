@@ -190,7 +190,7 @@ func (p *parent) startAgent(ctx context.Context, name string, role agent.Role, c
 	if err != nil {
 		return err
 	}
-	if err := p.launch(e, &setup, account, conn); err != nil {
+	if err := p.launch(ctx, e, &setup, account, conn); err != nil {
 		p.agents.release(e)
 		return err
 	}
@@ -198,7 +198,7 @@ func (p *parent) startAgent(ctx context.Context, name string, role agent.Role, c
 }
 
 // launch starts the agent for which a place is taken.
-func (p *parent) launch(e *entry, setup *agent.Setup, account Account, conn *os.File) error {
+func (p *parent) launch(ctx context.Context, e *entry, setup *agent.Setup, account Account, conn *os.File) error {
 	files := []*os.File{conn, nil, nil, nil}
 	if !setup.ReadOnly {
 		lock, err := p.locks.take(e.uid, e.role)
@@ -209,7 +209,7 @@ func (p *parent) launch(e *entry, setup *agent.Setup, account Account, conn *os.
 		files[3] = lock
 	}
 	if e.role == agent.MailboxRole {
-		mail, gid, err := p.mailbox(setup.Mailbox, setup.User, account.GID)
+		mail, gid, err := p.mailboxWithin(ctx, setup.Mailbox, setup.User, account.GID)
 		if err != nil {
 			return err
 		}
@@ -303,6 +303,40 @@ func nobody(ctx context.Context, o Options) (Account, error) {
 		return Account{}, fmt.Errorf("user nobody (uid %d) cannot write the mailbox of root", a.UID)
 	}
 	return a, nil
+}
+
+// mailboxWithin is mailbox, and does not wait beyond the end of ctx for a file
+// system that does not answer: the place of the agent is free again. So many may
+// wait for good.
+func (p *parent) mailboxWithin(ctx context.Context, mailbox string, u passwd.User, gid int) (*os.File, int, error) {
+	select {
+	case p.opening <- struct{}{}:
+	default:
+		return nil, 0, errors.New("mail directories do not answer")
+	}
+	type result struct {
+		mail *os.File
+		gid  int
+		err  error
+	}
+	done := make(chan result)
+	go func() {
+		defer func() { <-p.opening }()
+		mail, gid, err := p.mailbox(mailbox, u, gid)
+		select {
+		case done <- result{mail, gid, err}:
+		case <-ctx.Done():
+			if mail != nil {
+				mail.Close()
+			}
+		}
+	}()
+	select {
+	case r := <-done:
+		return r.mail, r.gid, r.err
+	case <-ctx.Done():
+		return nil, 0, fmt.Errorf("the mail directory of %s: %w", u.Name, ctx.Err())
+	}
 }
 
 // mailbox does what a mailbox writer needs root for. It returns the group to

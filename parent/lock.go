@@ -37,7 +37,7 @@ func openLocks(runDir string) (*locks, error) {
 			return nil, err
 		}
 	}
-	f, st, err := openTrusted(dir, os.Geteuid())
+	f, st, err := openTrusted(dir, os.Geteuid(), 0)
 	if err != nil {
 		return nil, err
 	}

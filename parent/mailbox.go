@@ -26,50 +26,92 @@ var errForeign = errors.New("is not in root's hands")
 // openMailDir opens the directory of a user's mailbox outside homes.
 func openMailDir(pattern string, u passwd.User) (*mailDir, error) {
 	path := filepath.Clean(config.ExpandPath(pattern, u.Name, u.Home))
-	dir, err := filepath.EvalSymlinks(filepath.Dir(path))
-	if err != nil {
-		return nil, err
-	}
 	m := &mailDir{base: filepath.Base(path)}
-	m.dir, m.stat, err = openTrusted(dir, 0)
+	var err error
+	m.dir, m.stat, err = openTrusted(filepath.Dir(path), 0, maxLinks)
 	return m, err
 }
 
-// openTrusted opens a directory without following a link. It and those above
-// it belong to root or to uid, and nobody else can write to those above it; the
-// error wraps errForeign where that is not so.
-func openTrusted(path string, uid int) (*os.File, unix.Stat_t, error) {
-	var st unix.Stat_t
+// maxLinks is how many links on the way to a mail directory are followed.
+const maxLinks = 40
+
+// openTrusted opens a directory. It and those above it belong to root or to uid,
+// and nobody else can write to those above it; the error wraps errForeign where
+// that is not so, and nothing in or below such a directory is looked at: it may
+// lie on a file system of the user's that does not answer. As many links as given,
+// which belong to those two as well, are followed.
+func openTrusted(path string, uid, links int) (*os.File, unix.Stat_t, error) {
 	const flags = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
-	fd, err := unix.Open("/", flags, 0)
-	if err != nil {
-		return nil, st, &os.PathError{Op: "open", Path: "/", Err: err}
+	var st unix.Stat_t
+	at := "/"
+	fail := func(op string, err error) (*os.File, unix.Stat_t, error) {
+		return nil, st, &os.PathError{Op: op, Path: at, Err: err}
 	}
-	at := ""
-	for name := range strings.SplitSeq(strings.Trim(path, "/"), "/") {
-		if err = check(fd, &st, uid); err == nil && st.Mode&0o022 != 0 && st.Mode&unix.S_ISVTX == 0 {
-			err = errForeign
+	fd, err := unix.Open(at, flags, 0)
+	if err != nil {
+		return fail("open", err)
+	}
+	var f *os.File
+	defer func() {
+		if f == nil {
+			unix.Close(fd)
 		}
-		if err != nil || name == "" {
+	}()
+	rest := strings.Split(path, "/")
+	for {
+		if err := check(fd, &st, uid); err != nil {
+			return fail("open", err)
+		}
+		for len(rest) > 0 && (rest[0] == "" || rest[0] == ".") {
+			rest = rest[1:]
+		}
+		if len(rest) == 0 {
 			break
 		}
-		at += "/" + name
-		var next int
-		next, err = unix.Openat(fd, name, flags, 0)
-		unix.Close(fd)
-		if err != nil {
-			return nil, st, &os.PathError{Op: "open", Path: at, Err: err}
+		if st.Mode&0o022 != 0 && st.Mode&unix.S_ISVTX == 0 {
+			return fail("open", errForeign)
 		}
-		fd = next
+		name := rest[0]
+		rest = rest[1:]
+		at = filepath.Join(at, name)
+		var next unix.Stat_t
+		if err := unix.Fstatat(fd, name, &next, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return fail("stat", err)
+		}
+		if next.Uid != 0 && int(next.Uid) != uid {
+			return fail("open", errForeign)
+		}
+		if next.Mode&unix.S_IFMT != unix.S_IFLNK {
+			dir, err := unix.Openat(fd, name, flags, 0)
+			if err != nil {
+				return fail("open", err)
+			}
+			unix.Close(fd)
+			fd = dir
+			continue
+		}
+		if links--; links < 0 {
+			return fail("open", unix.ELOOP)
+		}
+		// By its path, on which only root and uid can change anything.
+		target, err := os.Readlink(at)
+		if err != nil {
+			return nil, st, err
+		}
+		rest = append(strings.Split(target, "/"), rest...)
+		at = filepath.Dir(at)
+		if filepath.IsAbs(target) {
+			at = "/"
+			root, err := unix.Open(at, flags, 0)
+			if err != nil {
+				return fail("open", err)
+			}
+			unix.Close(fd)
+			fd = root
+		}
 	}
-	if err == nil {
-		err = check(fd, &st, uid)
-	}
-	if err != nil {
-		unix.Close(fd)
-		return nil, st, &os.PathError{Op: "open", Path: at + "/", Err: err}
-	}
-	return os.NewFile(uintptr(fd), path), st, nil
+	f = os.NewFile(uintptr(fd), at)
+	return f, st, nil
 }
 
 func check(fd int, st *unix.Stat_t, uid int) error {

@@ -19,9 +19,10 @@ type parent struct {
 	locks       *locks
 	agents      agents
 	openMailDir func(pattern string, u passwd.User) (*mailDir, error)
-	out         *os.File    // the standard output of the queue process; nil is /dev/null
-	flushed     [2]*os.File // a pipe from the queue process to the net process
-	counted     [2]*os.File // and one back
+	opening     chan struct{} // slots for it
+	out         *os.File      // the standard output of the queue process; nil is /dev/null
+	flushed     [2]*os.File   // a pipe from the queue process to the net process
+	counted     [2]*os.File   // and one back
 
 	queue, net *worker
 	idle       *idleness
@@ -78,7 +79,7 @@ func prepare(o Options) (Options, error) {
 
 func newParent(o Options) *parent {
 	return &parent{
-		o: o.defaults(), openMailDir: openMailDir, timing: defaultTiming(),
+		o: o.defaults(), openMailDir: openMailDir, opening: make(chan struct{}, MaxAgents), timing: defaultTiming(),
 		queue: newWorker("queue", RoleQueue), net: newWorker("net", RoleNet),
 	}
 }

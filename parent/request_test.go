@@ -5,7 +5,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -15,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"dma/agent"
+	"dma/internal/crashtest"
 	"dma/internal/passwd"
 	"dma/internal/wire"
 )
@@ -301,6 +304,95 @@ func TestMaxAgents(t *testing.T) {
 		if _, err := f.start(t, c, "bob", agent.UserRole); err == nil || errors.Is(err, agent.ErrBusy) {
 			t.Fatal(err)
 		}
+	}
+}
+
+// TestHangingMailDirs: mail directories that do not answer keep back no agents but
+// the writers to them, and those no longer than they hang.
+func TestHangingMailDirs(t *testing.T) {
+	f := newFixture(t)
+	f.o.Agent.Mailbox = "mbox:/DIR/%u"
+	f.lookup = time.Millisecond
+	hang := make(chan struct{})
+	f.openMailDir = func(string, passwd.User) (*mailDir, error) {
+		<-hang
+		return nil, errForeign
+	}
+	conn, _ := f.session(t, f.queue)
+	c := NewClient(conn)
+	for i := range MaxAgents {
+		if _, err := f.start(t, c, fmt.Sprint("user", i), agent.MailboxRole); err == nil || !strings.Contains(err.Error(), context.DeadlineExceeded.Error()) {
+			t.Fatal(i, err)
+		}
+	}
+	if _, err := f.start(t, c, "ann", agent.MailboxRole); err == nil || err.Error() != "mail directories do not answer" {
+		t.Errorf("%v", err)
+	}
+	// Another parent with the same slots, and patience.
+	g := newFixture(t)
+	g.o.Agent.Mailbox, g.openMailDir, g.opening = f.o.Agent.Mailbox, f.openMailDir, f.opening
+	conn, _ = g.session(t, g.queue)
+	c = NewClient(conn)
+	child, err := g.start(t, c, "ann", agent.UserRole)
+	if err != nil {
+		t.Fatal(err)
+	}
+	child.kill()
+	close(hang)
+	for range MaxAgents { // those that hung give their places back
+		f.opening <- struct{}{}
+	}
+	for range MaxAgents {
+		<-f.opening
+	}
+	if child, err = g.start(t, c, "ann", agent.MailboxRole); err != nil {
+		t.Fatal(err)
+	}
+	child.kill()
+}
+
+// TestMailDir: links of root are followed, and nothing is looked at of what belongs
+// to somebody else.
+func TestMailDir(t *testing.T) {
+	var unavailable error
+	if os.Geteuid() != 0 {
+		unavailable = errors.New("not root")
+	}
+	crashtest.Need(t, unavailable)
+	dir, err := os.MkdirTemp("/var/tmp", "dma-parent")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	mail, home := filepath.Join(dir, "mail"), filepath.Join(dir, "home")
+	for _, err := range []error{
+		os.Chmod(dir, 0o755), os.Mkdir(mail, 0o755), os.Mkdir(home, 0o700), os.Mkdir(home+"/mail", 0o700),
+		os.Mkdir(dir+"/open", 0o700), os.Chmod(dir+"/open", 0o777), os.Mkdir(dir+"/open/mail", 0o755),
+		os.Symlink("mail", dir+"/link"), os.Symlink(dir+"/open/../link", dir+"/again"), os.Symlink("../mail", mail+"/up"),
+		os.Symlink("loop", dir+"/loop"), os.Symlink("mail", dir+"/theirs"), os.Lchown(dir+"/theirs", 5001, 5001),
+		os.Symlink(mail, home+"/link"), os.Lchown(home, 5001, 5001), os.WriteFile(dir+"/file", nil, 0o644),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for path, want := range map[string]error{
+		"/mail": nil, "/link": nil, "/mail/up/up": nil, "/loop": unix.ELOOP, "/file": unix.ENOTDIR, "/missing": fs.ErrNotExist,
+		"/theirs": errForeign, "/home": errForeign, "/home/mail": errForeign, "/home/link": errForeign, "/home/missing": errForeign,
+		"/open/mail": errForeign, "/again": errForeign, "/open": nil,
+	} {
+		m, err := openMailDir(dir+path+"/%u", passwd.User{Name: "ann"})
+		if !errors.Is(err, want) {
+			t.Errorf("%s: %v", path, err)
+		}
+		if err != nil {
+			continue
+		}
+		var st unix.Stat_t
+		if err := unix.Stat(dir+path, &st); err != nil || st.Ino != m.stat.Ino || m.base != "ann" {
+			t.Errorf("%s: %+v, %v", path, m, err)
+		}
+		m.dir.Close()
 	}
 }
 
