@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -195,24 +196,71 @@ func (m *machine) newSystemd(timer time.Duration) *systemd {
 
 // why returns why the service has to be started now, "" if there is no reason.
 func (s *systemd) why(since time.Time) string {
-	if names, err := os.ReadDir(spoolDir + "/new"); err == nil && len(names) > 0 {
+	if s.m.condition("dma-runner.path", "DirectoryNotEmpty=", "PathExistsGlob=") {
 		return "new"
 	}
-	if _, err := os.Stat(spoolDir + "/tempfail/.flush"); err == nil {
+	if s.m.condition("dma-runner.path", "PathExists=") {
 		return "flush"
 	}
-	if time.Since(since) >= s.timer {
-		for _, state := range []string{"tempfail", "forwarding", "local", "remote", "permfail", "sent"} {
-			if names, err := os.ReadDir(filepath.Join(spoolDir, state)); err == nil && len(names) > 0 {
-				return "timer"
-			}
-		}
+	if time.Since(since) >= s.timer && s.m.condition("dma-retry.service", "ConditionDirectoryNotEmpty=|", "ConditionPathExistsGlob=|") {
+		return "timer"
 	}
 	fds := []unix.PollFd{{Fd: int32(s.listener.Fd()), Events: unix.POLLIN}}
 	if n, err := unix.Poll(fds, 20); n == 1 && err == nil {
 		return "socket"
 	}
 	return ""
+}
+
+// condition reports whether one of the conditions of a unit holds that begin with
+// one of keys.
+func (m *machine) condition(unit string, keys ...string) bool {
+	text, err := os.ReadFile("../../systemd/" + unit)
+	m.do(err)
+	for line := range strings.Lines(string(text)) {
+		for _, key := range keys {
+			value, ok := strings.CutPrefix(strings.TrimSpace(line), key)
+			switch {
+			case !ok:
+			case strings.Contains(key, "DirectoryNotEmpty"):
+				if names, err := os.ReadDir(value); err == nil && slices.ContainsFunc(names, func(e os.DirEntry) bool { return !backup(e.Name()) }) {
+					return true
+				}
+			default:
+				for _, pattern := range braces(value) {
+					if found, err := filepath.Glob(pattern); err == nil && len(found) > 0 {
+						return true
+					}
+				}
+			}
+		}
+	}
+	return false
+}
+
+// backup reports whether systemd takes a directory for empty that holds nothing but
+// such names (hidden_or_backup_file).
+func backup(name string) bool {
+	switch strings.TrimPrefix(filepath.Ext(name), ".") {
+	case "rpmnew", "rpmsave", "rpmorig", "dpkg-old", "dpkg-new", "dpkg-tmp", "dpkg-dist", "dpkg-bak", "dpkg-backup", "dpkg-remove",
+		"ucf-new", "ucf-old", "ucf-dist", "swp", "bak", "old", "new":
+		return true
+	}
+	return strings.HasPrefix(name, ".") || strings.HasSuffix(name, "~")
+}
+
+// braces expands what glob(3) expands and filepath.Glob does not.
+func braces(pattern string) []string {
+	before, rest, ok := strings.Cut(pattern, "{")
+	list, after, ok2 := strings.Cut(rest, "}")
+	if !ok || !ok2 {
+		return []string{pattern}
+	}
+	var out []string
+	for word := range strings.SplitSeq(list, ",") {
+		out = append(out, braces(before+word+after)...)
+	}
+	return out
 }
 
 // run starts services one after another.
@@ -298,7 +346,7 @@ func drainChannel(c <-chan struct{}) {
 // itself when there is not, and no mail is overlooked at the moment when it ends.
 func TestOnDemand(t *testing.T) {
 	m := newMachine(t, "RETRY_MIN 20s", "RETRY_MAX 30s") // longer than a service waits for more
-	m.own("carol", ".forward", "\"|test -e /home/carol/ready || exit 75; cat > /home/carol/copy\"\n", 0o644)
+	m.own("carol", ".forward", "\"|test -e /home/carol/ready || exit 75; cat > /home/carol/copy.old\"\n", 0o644)
 	s := m.newSystemd(3 * time.Second)
 	got := func(subject string) func() bool {
 		return func() bool { return subjects(m.mailbox("bob"))[subject] == 1 }
@@ -333,11 +381,14 @@ func TestOnDemand(t *testing.T) {
 	}
 	s.idles()
 	// A retry that is due when nothing runs.
-	m.submit("alice", "waits", "carol")
+	m.submit("alice", "waits", "carol+x.new")
 	s.await("mail that waits", func() bool { return len(m.in("tempfail")) == 1 })
+	if name := m.in("tempfail")[0]; !backup(name) {
+		t.Errorf("%s would not be overlooked", name)
+	}
 	s.idles()
 	m.own("carol", "ready", "", 0o644)
-	s.await("delivery of mail that waited", func() bool { _, err := os.Stat("/home/carol/copy"); return err == nil && len(m.queued()) == 0 })
+	s.await("delivery of mail that waited", func() bool { _, err := os.Stat("/home/carol/copy.old"); return err == nil && len(m.queued()) == 0 })
 	s.idles()
 	// What a submitter leaves in new that was killed has the service stay, instead
 	// of being started again and again, and end when it has gone.
