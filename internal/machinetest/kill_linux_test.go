@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -68,6 +69,43 @@ func (m *machine) victims(v *service) map[string][]int {
 		}
 	}
 	return out
+}
+
+// works reports whether a process has the lock of a role, whatever file it is on.
+func works(pid int, role string) bool {
+	dir := fmt.Sprintf("/proc/%d/", pid)
+	names, _ := os.ReadDir(dir + "fd")
+	for _, name := range names {
+		link, _ := os.Readlink(dir + "fd/" + name.Name())
+		info, _ := os.ReadFile(dir + "fdinfo/" + name.Name())
+		if strings.HasPrefix(link, spoolDir+"/lock/"+role) && strings.Contains(string(info), "FLOCK") {
+			return true
+		}
+	}
+	return false
+}
+
+// oneOfEach fails if two processes have the lock of a role at a time.
+func (m *machine) oneOfEach() {
+	m.t.Helper()
+	for _, role := range []string{"queue", "net"} {
+		var holders []int
+		for range 2 { // those that were seen one after the other may have followed each other
+			holders = nil
+			for _, p := range m.processes() {
+				if works(p.pid, role) {
+					holders = append(holders, p.pid)
+				}
+			}
+			holders = slices.DeleteFunc(holders, func(pid int) bool { return !works(pid, role) })
+			if len(holders) < 2 {
+				break
+			}
+		}
+		if len(holders) > 1 {
+			m.t.Errorf("the processes %v work as %s", holders, role)
+		}
+	}
 }
 
 // TestKill kills every process of the service again and again while users send
@@ -133,6 +171,7 @@ func TestKill(t *testing.T) {
 		kind := order[0]
 		var all map[string][]int
 		for range 200 { // some are there for a moment only
+			m.oneOfEach()
 			if all = m.victims(v); len(all[kind]) > 0 {
 				break
 			}
@@ -148,6 +187,7 @@ func TestKill(t *testing.T) {
 		}
 		total++
 		killed[kind]++
+		m.oneOfEach()
 		if kind == "parent" {
 			<-v.ended
 			logs.WriteString(v.log())
