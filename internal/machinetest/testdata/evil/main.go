@@ -235,6 +235,8 @@ func (e *evil) do(o order) (string, []byte, error) {
 		return "", b, err
 	case "deliver":
 		return e.deliver(o)
+	case "agents":
+		return e.agents(o)
 	}
 	return "", nil, errors.New("what?")
 }
@@ -373,18 +375,60 @@ func (e *evil) receive() ([]byte, error) {
 	return frame, read(frame)
 }
 
-// deliver asks an agent, in good form, for what its user has not listed: a user,
-// a kind, a target and a source.
-func (e *evil) deliver(o order) (string, []byte, error) {
-	if e.client == nil {
-		conn, err := wire.Inherited(control)
+// connect makes the process a client of the parent in good form.
+func (e *evil) connect() error {
+	if e.client != nil {
+		return nil
+	}
+	conn, err := wire.Inherited(control)
+	if err != nil {
+		return err
+	}
+	e.client = parent.NewClient(conn)
+	return e.client.Ready(parent.Work{})
+}
+
+// agents starts N agents of a user and role one after another, and tells for each
+// how many nanoseconds passed from the request to its first sign of life.
+func (e *evil) agents(o order) (string, []byte, error) {
+	if err := e.connect(); err != nil {
+		return "", nil, err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	var took []string
+	for range o.N {
+		ours, theirs, err := wire.Pair()
 		if err != nil {
 			return "", nil, err
 		}
-		e.client = parent.NewClient(conn)
-		if err := e.client.Ready(parent.Work{}); err != nil {
+		conn := wire.New(ours)
+		begun := time.Now()
+		if err := e.client.StartAgent(ctx, o.Args[0], agent.Role(o.Args[1]), theirs); err != nil {
 			return "", nil, err
 		}
+		theirs.Close()
+		if err := conn.Send([]byte{'P'}); err != nil {
+			return "", nil, err
+		}
+		conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+		if _, _, err := conn.Receive(1<<10, 0); err != nil {
+			return "", nil, err
+		}
+		took = append(took, fmt.Sprint(time.Since(begun).Nanoseconds()))
+		conn.Close()
+		if err := e.client.StopAgent(ctx, o.Args[0], agent.Role(o.Args[1])); err != nil {
+			return "", nil, err
+		}
+	}
+	return strings.Join(took, " "), nil, nil
+}
+
+// deliver asks an agent, in good form, for what its user has not listed: a user,
+// a kind, a target and a source.
+func (e *evil) deliver(o order) (string, []byte, error) {
+	if err := e.connect(); err != nil {
+		return "", nil, err
 	}
 	c := e.config
 	remote := agent.NewRemote(agent.RemoteOptions{Starter: e.client, Mailbox: c.Mailbox, CommandTime: c.CommandTime})
