@@ -13,12 +13,14 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -78,6 +80,15 @@ func testParent(dir string) error {
 		Log: maillog.New(slog.New(maillog.NewHandler(os.Stderr, nil))),
 	}
 	o.Reload = func() (Options, error) { return o, nil }
+	deny := make(chan os.Signal, 1)
+	signal.Notify(deny, syscall.SIGUSR1)
+	go func() {
+		<-deny
+		if err := denyUsers(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	}()
 	// As if it were inherited: a descriptor beyond the limit.
 	if err := unix.Dup3(0, 300, 0); err != nil {
 		return err
@@ -86,6 +97,28 @@ func testParent(dir string) error {
 		return err
 	}
 	return Run(ctx, o)
+}
+
+// denyUsers makes every change of the uid fail from now on, in this process and its
+// children.
+func denyUsers() error {
+	runtime.LockOSThread()
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return err
+	}
+	filter := []unix.SockFilter{{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: 0}} // the number of the call
+	for _, call := range []uint32{unix.SYS_SETUID, unix.SYS_SETREUID, unix.SYS_SETRESUID} {
+		filter = append(filter,
+			unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: call, Jf: 1},
+			unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)})
+	}
+	filter = append(filter, unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW})
+	prog := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_TSYNC, uintptr(unsafe.Pointer(&prog)))
+	if errno != 0 {
+		return errno
+	}
+	return nil
 }
 
 // descriptors writes down which descriptors this process was started with.
@@ -615,6 +648,52 @@ func TestSystemStop(t *testing.T) {
 			t.Errorf("%s lives", title)
 		}
 	}
+}
+
+// TestSystemRefused: where the kernel does not let a process become its user, or not
+// be one process more of that user, nothing runs, it is trouble for now, and the
+// place of the agent is free.
+func TestSystemRefused(t *testing.T) {
+	s := newSite(t, 0o1777, 0)
+	pid := s.cmd.Process.Pid
+	refused := func(why string) {
+		t.Helper()
+		for range 2 {
+			if got := s.ask(RoleQueue, "start ann user"); !strings.HasSuffix(got, why) || strings.HasPrefix(got, agent.ErrNotServed.Error()) {
+				t.Errorf("%s; want %s", got, why)
+			}
+		}
+		for title, pid := range s.processes() {
+			if strings.Contains(title, "agent") || fields(pid)["Uid"] == fields(s.cmd.Process.Pid)["Uid"] {
+				t.Errorf("%s: %s runs, %s", why, title, fields(pid)["Uid"])
+			}
+		}
+	}
+	other := exec.Command("/bin/sleep", "1000")
+	other.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 5000, Gid: 5000}}
+	if err := other.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		other.Process.Kill()
+		other.Wait()
+	}()
+	var before unix.Rlimit
+	if err := unix.Prlimit(pid, unix.RLIMIT_NPROC, nil, &before); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Prlimit(pid, unix.RLIMIT_NPROC, &unix.Rlimit{Cur: 1, Max: before.Max}, nil); err != nil {
+		t.Fatal(err)
+	}
+	refused(unix.EAGAIN.Error())
+	if err := unix.Prlimit(pid, unix.RLIMIT_NPROC, &before, nil); err != nil {
+		t.Fatal(err)
+	}
+	s.expect("start ann user", "ok")
+	s.expect("stop ann user", "ok")
+	s.cmd.Process.Signal(syscall.SIGUSR1)
+	s.until("filter", func() bool { return fields(pid)["Seccomp"] == "2" })
+	refused(unix.EPERM.Error())
 }
 
 // TestSystemStarts starts many agents, and looks for what is left.

@@ -295,3 +295,35 @@ func TestUnit(t *testing.T) {
 	}
 	m.do(os.Rename(spoolDir+"/was", spoolDir+"/new"))
 }
+
+// TestNoLandlock: on a kernel without Landlock each worker says so, once, and the
+// mail is delivered.
+func TestNoLandlock(t *testing.T) {
+	m := newMachine(t)
+	c := unitConfinement(t)
+	c.Refused = []uint32{unix.SYS_LANDLOCK_CREATE_RULESET}
+	m.confine = &c
+	v := m.start()
+	m.submit("alice", "first", "bob", "friend@example.org")
+	v.empties(m)
+	m.submit("alice", "second", "bob", "friend@example.org")
+	v.empties(m)
+	if m.subjects("bob", "first") != 1 || m.subjects("bob", "second") != 1 || len(m.sink.Transactions()) != 2 {
+		t.Errorf("not delivered\n%s", v.log())
+	}
+	for _, role := range []string{"queue", "net"} {
+		said := 0
+		for line := range strings.Lines(v.log()) {
+			if strings.Contains(line, "missing: ") && strings.Contains(line, "role="+role+" ") {
+				said++
+				if !strings.Contains(line, "landlock=no") || !strings.Contains(line, "seccomp=yes") || !strings.Contains(strings.ToLower(line), "missing: landlock") {
+					t.Errorf("%s", line)
+				}
+			}
+		}
+		if said != 1 {
+			t.Errorf("%s says %d times what is missing\n%s", role, said, v.log())
+		}
+	}
+	v.stop()
+}
