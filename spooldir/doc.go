@@ -107,7 +107,7 @@
 //  2. link(2) it to the names of all recipients in new, and unlink tmp/<id>;
 //  3. fsync: content and names are on disk;
 //  4. chmod("new/<first name>", 0640), by path, so that whoever watches new is
-//     told: all names share the inode, and are committed at once;
+//     told, and by no link: all names share the inode, and are committed at once;
 //  5. fsync: the commitment is on disk. Now the submitter may report success.
 //
 // A failed fsync is never repeated (the second one says nil, and the data is

@@ -185,7 +185,7 @@ func (d *Draft) commit() error {
 	}
 	// By path, and by the path in new: the change of mode is what a watcher
 	// of that directory is told of.
-	if err := ignoringEINTR(func() error { return unix.Chmod(d.linked[0], modeCommitted) }); err != nil {
+	if err := ignoringEINTR(func() error { return chmodName(d.linked[0], d.f, modeCommitted) }); err != nil {
 		return &fs.PathError{Op: "chmod", Path: d.linked[0], Err: err}
 	}
 	return d.f.Sync()
