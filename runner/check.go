@@ -58,7 +58,7 @@ func runCheck(c *call) error {
 		problem: func(p config.Problem) { say("%v", p) },
 		note:    func(text string) { fmt.Fprintln(c.stdio.Out, text) },
 	}
-	s, err := spooldir.Open(c.config.SpoolDir)
+	s, err := c.look()
 	if err != nil {
 		say("%v", err)
 	} else {

@@ -157,13 +157,11 @@ func runFlush(c *call) error {
 		return err
 	} else if ids != nil {
 		// As the queue process could: root has not always a right of its own to.
-		if err := fsid.As(ids.QueueUID, ids.QueueGID, func() error {
-			s, err := spooldir.Open(c.config.SpoolDir)
-			if err == nil {
-				err = s.RequestFlush()
-			}
-			return err
-		}); err != nil {
+		s, err := c.look()
+		if err == nil {
+			err = fsid.As(ids.QueueUID, ids.QueueGID, s.RequestFlush)
+		}
+		if err != nil {
 			return fmt.Errorf("flush: %w", err)
 		}
 		return c.drainSeparated(ids)

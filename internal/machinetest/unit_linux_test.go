@@ -275,6 +275,22 @@ func TestUnit(t *testing.T) {
 	if _, err := os.Lstat(filepath.Join(spoolDir, "tempfail/.flush")); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the request of flush: %v", err)
 	}
+	// Nor have those less that look at the queue and change it.
+	m.submit("alice", "fifth", "alice")
+	if r := m.root("", m.confined(c, runnerBin, "mailq")...).want(t, 0); !strings.Contains(r.stdout, "<alice@"+hostName+">") {
+		t.Errorf("mailq: %s%s", r.stdout, r.stderr)
+	}
+	id, _, _ := strings.Cut(strings.TrimPrefix(m.in("new")[0], "new/"), ".")
+	for _, name := range []string{"hold", "release"} {
+		m.root("", m.confined(c, runnerBin, name, id)...).want(t, 0)
+	}
+	if r := m.root("", m.confined(c, runnerBin, "check")...); strings.Contains(r.stderr, "denied") {
+		t.Errorf("check: %s%s", r.stdout, r.stderr)
+	}
+	m.root("Subject: sixth\n\n", m.confined(c, dmaFile, "-odi", "alice")...).want(t, 0)
+	if m.subjects("alice", "fifth") != 1 || m.subjects("alice", "sixth") != 1 {
+		t.Errorf("left: %q", m.queued())
+	}
 	// What somebody who has become the queue process puts in the place of new, root
 	// neither opens nor waits for.
 	m.do(os.Rename(spoolDir+"/new", spoolDir+"/was"))
