@@ -13,7 +13,7 @@ func executable() (string, error) { return os.Executable() }
 
 // callersLimits are the limits that bound what a mailbox or a command may become.
 func callersLimits() []int {
-	return []int{unix.RLIMIT_CPU, unix.RLIMIT_FSIZE, unix.RLIMIT_DATA, unix.RLIMIT_AS, unix.RLIMIT_NPROC}
+	return []int{unix.RLIMIT_CPU, unix.RLIMIT_FSIZE, unix.RLIMIT_DATA, unix.RLIMIT_AS}
 }
 
 // closeOnExec keeps every descriptor from the next program but the first three.
