@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"fmt"
-	"os"
 	"slices"
 	"sync"
 	"testing"
@@ -12,8 +11,6 @@ import (
 	"dma/forward"
 	"dma/internal/passwd"
 	"dma/internal/wire"
-
-	"golang.org/x/sys/unix"
 )
 
 // starter starts agents in this process.
@@ -27,27 +24,23 @@ type starter struct {
 	stops  []seatKey
 }
 
-func (s *starter) StartAgent(_ context.Context, user string, role Role, conn *os.File) error {
+func (s *starter) StartAgent(_ context.Context, user string, role Role) (*wire.Conn, error) {
 	key := seatKey{user, role}
 	if s.before != nil {
 		if err := s.before(key); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.agents[key] != nil {
-		return fmt.Errorf("%s: %w", user, ErrBusy)
+		return nil, fmt.Errorf("%s: %w", user, ErrBusy)
 	}
-	var fd int
-	raw, err := conn.SyscallConn()
-	if err == nil {
-		err = raw.Control(func(of uintptr) { fd, _ = unix.FcntlInt(of, unix.F_DUPFD_CLOEXEC, 3) })
-	}
+	ours, theirs, err := wire.Pair()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	c := wire.New(os.NewFile(uintptr(fd), "agent"))
+	c := wire.New(theirs)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
 	go func() {
@@ -60,7 +53,7 @@ func (s *starter) StartAgent(_ context.Context, user string, role Role, conn *os
 	}
 	s.agents[key] = func() { cancel(); c.Close(); <-ended }
 	s.starts = append(s.starts, key)
-	return nil
+	return wire.New(ours), nil
 }
 
 func (s *starter) StopAgent(_ context.Context, user string, role Role) error {

@@ -366,18 +366,12 @@ func (r *Remote) start(ctx context.Context, s *seat) (*seat, error) {
 func (r *Remote) ask(ctx context.Context, key seatKey) (*wire.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, startLimit)
 	defer cancel()
-	ours, theirs, err := wire.Pair()
-	if err != nil {
-		return nil, err
-	}
-	defer theirs.Close()
 	for began := r.options.Clock.Now(); ; {
-		err := r.options.Starter.StartAgent(ctx, key.user, key.role, theirs)
+		conn, err := r.options.Starter.StartAgent(ctx, key.user, key.role)
 		if err == nil {
-			return wire.New(ours), nil
+			return conn, nil
 		}
 		if !errors.Is(err, ErrBusy) || r.options.Clock.Now().Sub(began) >= busyLimit {
-			ours.Close()
 			return nil, err
 		}
 		timer, stop := r.options.Clock.After(busyPause)
@@ -385,7 +379,6 @@ func (r *Remote) ask(ctx context.Context, key seatKey) (*wire.Conn, error) {
 		case <-timer:
 		case <-ctx.Done():
 			stop()
-			ours.Close()
 			return nil, err
 		}
 		stop()

@@ -144,15 +144,11 @@ func TestSeparateRoles(t *testing.T) {
 // direct returns a link to an agent, without the Remote.
 func direct(t *testing.T, s *starter, role Role) *link {
 	t.Helper()
-	ours, theirs, err := wire.Pair()
+	conn, err := s.StartAgent(t.Context(), "alice", role)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer theirs.Close()
-	if err := s.StartAgent(t.Context(), "alice", role, theirs); err != nil {
-		t.Fatal(err)
-	}
-	l := newLink(wire.New(ours), newFakeClock(), time.Minute, false, func() {})
+	l := newLink(conn, newFakeClock(), time.Minute, false, func() {})
 	go l.receive()
 	t.Cleanup(func() { l.fail(errClosed); s.StopAgent(context.Background(), "alice", role) })
 	return l

@@ -3,9 +3,9 @@ package agent
 import (
 	"context"
 	"errors"
-	"os"
 	"strings"
 
+	"dma/internal/wire"
 	"dma/spooldir"
 )
 
@@ -37,10 +37,10 @@ func RoleFor(mailbox string, kind spooldir.RecipientKind) Role {
 // Starter starts and ends agent processes: the parent, as seen by the queue
 // process.
 type Starter interface {
-	// StartAgent has an agent started for a user. Conn is the agent's end of a
-	// connection and stays the caller's. Every error is temporary; one that
-	// wraps ErrBusy says that it is worth asking again in a moment.
-	StartAgent(ctx context.Context, user string, role Role, conn *os.File) error
+	// StartAgent has an agent started for a user, and returns the connection to
+	// it. Every error is temporary; one that wraps ErrBusy says that it is worth
+	// asking again in a moment.
+	StartAgent(ctx context.Context, user string, role Role) (*wire.Conn, error)
 
 	// StopAgent kills the agent of a user and role that StartAgent has started,
 	// if it lives, with the command that it runs, and returns when it has gone

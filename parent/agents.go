@@ -10,10 +10,9 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"dma/agent"
 	"dma/internal/passwd"
+	"dma/internal/wire"
 	"dma/spooldir"
 )
 
@@ -175,26 +174,31 @@ func wait(clock Clock, most time.Duration, entries []*entry) bool {
 	return true
 }
 
-// startAgent starts an agent with its end of a connection, which stays the
-// caller's.
-func (p *parent) startAgent(ctx context.Context, name string, role agent.Role, conn *os.File) error {
-	if err := streamSocket(conn); err != nil {
-		return err
-	}
+// startAgent starts an agent, and returns the other end of its connection. The
+// queue process sends no socket for that: to close what it sent instead might
+// never end.
+func (p *parent) startAgent(ctx context.Context, name string, role agent.Role) (*os.File, error) {
 	o := p.options()
 	setup, account, err := p.plan(ctx, o, name, role)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	e, err := p.agents.reserve(name, setup.User.UID, role)
+	ours, theirs, err := wire.Pair()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if err := p.launch(ctx, e, &setup, account, conn); err != nil {
-		p.agents.release(e)
-		return err
+	defer theirs.Close()
+	e, err := p.agents.reserve(name, setup.User.UID, role)
+	if err == nil {
+		if err = p.launch(ctx, e, &setup, account, theirs); err != nil {
+			p.agents.release(e)
+		}
 	}
-	return nil
+	if err != nil {
+		ours.Close()
+		return nil, err
+	}
+	return ours, nil
 }
 
 // launch starts the agent for which a place is taken.
@@ -361,27 +365,4 @@ func (p *parent) mailbox(mailbox string, u passwd.User, gid int) (*os.File, int,
 		return f, gid, err
 	}
 	return nil, gid, dir.create(u)
-}
-
-// streamSocket refuses what no agent can talk over.
-func streamSocket(f *os.File) error {
-	raw, err := f.SyscallConn()
-	if err != nil {
-		return err
-	}
-	bad := errors.New("the descriptor is no unix stream socket")
-	if err := raw.Control(func(fd uintptr) {
-		kind, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_TYPE)
-		if err != nil || kind != unix.SOCK_STREAM {
-			return
-		}
-		if sa, err := unix.Getsockname(int(fd)); err == nil {
-			if _, ok := sa.(*unix.SockaddrUnix); ok {
-				bad = nil
-			}
-		}
-	}); err != nil {
-		return err
-	}
-	return bad
 }

@@ -72,6 +72,7 @@ func Connect() (*Client, error) {
 
 // NewClient returns a Client on a connection, which it owns.
 func NewClient(conn *wire.Conn) *Client {
+	conn.AcceptFiles()
 	c := &Client{
 		conn: conn, done: make(chan struct{}), waiting: make(map[uint32]chan message),
 		lookups: make(chan struct{}, maxLookups), starts: make(chan struct{}, maxStarts), passwords: make(chan struct{}, maxPasswords),
@@ -109,9 +110,9 @@ func (c *Client) state(number uint32, looks int) message {
 	return message{number: number, kind: kindPong, fields: []string{state, strconv.Itoa(activity), strconv.Itoa(looks)}}
 }
 
-func (c *Client) send(m message, files ...*os.File) error {
+func (c *Client) send(m message) error {
 	c.conn.SetWriteDeadline(time.Now().Add(time.Minute))
-	return c.conn.Send(m.encode(), files...)
+	return c.conn.Send(m.encode())
 }
 
 // read answers pings and hands out answers until the connection ends.
@@ -120,11 +121,14 @@ func (c *Client) read() {
 	defer c.conn.Close()
 	looks := 0
 	for {
-		frame, _, err := c.conn.Receive(maxAnswer, 0)
+		frame, files, err := c.conn.Receive(maxAnswer, 1)
 		if err != nil {
 			return
 		}
 		m, err := decode(frame)
+		if len(files) > 0 {
+			m.conn = files[0]
+		}
 		switch {
 		case err != nil:
 			return
@@ -147,19 +151,38 @@ func (c *Client) read() {
 			c.mu.Unlock()
 			if ok {
 				answer <- m
+			} else {
+				m.discard()
 			}
 		}
 	}
 }
 
 // ask sends a request and returns the fields of the answer after the status.
-func (c *Client) ask(ctx context.Context, slots chan struct{}, m message, files ...*os.File) ([]string, error) {
+func (c *Client) ask(ctx context.Context, slots chan struct{}, m message) ([]string, error) {
+	m, err := c.answer(ctx, slots, m)
+	if err != nil {
+		return nil, err
+	}
+	m.discard()
+	return status(m.fields)
+}
+
+// discard closes what came with an answer.
+func (m message) discard() {
+	if m.conn != nil {
+		wire.New(m.conn).Close()
+	}
+}
+
+// answer sends a request and returns the answer.
+func (c *Client) answer(ctx context.Context, slots chan struct{}, m message) (message, error) {
 	select {
 	case slots <- struct{}{}:
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return message{}, ctx.Err()
 	case <-c.done:
-		return nil, errGone
+		return message{}, errGone
 	}
 	answer := make(chan message, 1)
 	c.mu.Lock()
@@ -167,9 +190,9 @@ func (c *Client) ask(ctx context.Context, slots chan struct{}, m message, files 
 	m.number = c.number
 	c.waiting[m.number] = answer
 	c.mu.Unlock()
-	if err := c.send(m, files...); err != nil {
+	if err := c.send(m); err != nil {
 		c.conn.Close()
-		return nil, fmt.Errorf("ask the parent: %w", err)
+		return message{}, fmt.Errorf("ask the parent: %w", err)
 	}
 	got := make(chan message, 1)
 	go func() { // holds the slot until the parent is done with it
@@ -184,11 +207,15 @@ func (c *Client) ask(ctx context.Context, slots chan struct{}, m message, files 
 	select {
 	case m, ok := <-got:
 		if !ok {
-			return nil, errGone
+			return message{}, errGone
 		}
-		return status(m.fields)
+		return m, nil
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		go func() {
+			late := <-got
+			late.discard()
+		}()
+		return message{}, ctx.Err()
 	}
 }
 
@@ -250,12 +277,22 @@ func (c *Client) user(ctx context.Context, m message) (passwd.User, error) {
 }
 
 // StartAgent implements agent.Starter.
-func (c *Client) StartAgent(ctx context.Context, user string, role agent.Role, conn *os.File) error {
+func (c *Client) StartAgent(ctx context.Context, user string, role agent.Role) (*wire.Conn, error) {
 	if !passwd.ValidName(user) || !role.Valid() {
-		return fmt.Errorf("%w: no user, or no role", agent.ErrNotServed)
+		return nil, fmt.Errorf("%w: no user, or no role", agent.ErrNotServed)
 	}
-	_, err := c.ask(ctx, c.starts, message{kind: kindStart, fields: []string{user, string(role)}}, conn)
-	return err
+	m, err := c.answer(ctx, c.starts, message{kind: kindStart, fields: []string{user, string(role)}})
+	if err != nil {
+		return nil, err
+	}
+	if _, err := status(m.fields); err != nil {
+		m.discard()
+		return nil, err
+	}
+	if m.conn == nil {
+		return nil, errGarbage
+	}
+	return wire.New(m.conn), nil
 }
 
 // StopAgent implements agent.Starter.

@@ -34,7 +34,9 @@
 // The control socket carries frames of package wire: a number of four octets,
 // one octet that says what it is, and fields with a NUL between them. Requests
 // hold a name of a user and nothing about what is to be done for that user: no
-// path, no command, no uid to run as. Answers carry the number of the request
+// path, no command, no uid to run as. No worker sends a descriptor either, which
+// could be one that hangs whoever touches it; the queue process gets the connection
+// to an agent with the answer. Answers carry the number of the request
 // and may come in another order. Who sends anything else is killed and started
 // again after a pause.
 package parent

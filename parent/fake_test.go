@@ -220,6 +220,7 @@ type fixture struct {
 	ready   chan struct{}
 	alive   chan struct{}
 	hangup  chan os.Signal
+	ours    *wire.Conn // of the latest session
 }
 
 func newFixture(t testing.TB) *fixture {
@@ -254,6 +255,7 @@ func (f *fixture) session(t testing.TB, w *worker) (worker *wire.Conn, bad chan 
 		t.Fatal(err)
 	}
 	ours, theirs := wire.New(a), wire.New(b)
+	f.ours = ours
 	s := &session{parent: f.parent, worker: w, conn: ours, bad: make(chan error, 1)}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})

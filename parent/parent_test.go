@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"dma/agent"
-	"dma/internal/wire"
 )
 
 func TestRun(t *testing.T) {
@@ -125,24 +124,22 @@ func TestGarbageKills(t *testing.T) {
 	f := newFixture(t)
 	f.run(t)
 	queue, _ := f.both(t)
-	ours, theirs, err := wire.Pair()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ours.Close()
-	defer theirs.Close()
 	conn := queue.conn()
+	conn.AcceptFiles()
 	start := message{number: 1, kind: kindStart, fields: []string{"ann", "user"}}
-	if err := conn.Send(start.encode(), theirs); err != nil {
+	if err := conn.Send(start.encode()); err != nil {
 		t.Fatal(err)
 	}
 	a := f.child(t)
 	for {
-		frame, _, err := conn.Receive(maxAnswer, 0)
+		frame, files, err := conn.Receive(maxAnswer, 1)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if m, _ := decode(frame); m.kind == kindAnswer {
+			if len(files) != 1 {
+				t.Errorf("%d connections", len(files))
+			}
 			break
 		}
 	}

@@ -3,6 +3,7 @@ package parent
 import (
 	"encoding/binary"
 	"errors"
+	"os"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -24,7 +25,7 @@ const (
 	kindPong     = 'p' // worker: answers a ping: idle or busy, a number that grows with each thing begun, how often it has looked
 	kindLookup   = 'l' // queue: name
 	kindLookupID = 'i' // queue: uid
-	kindStart    = 'a' // queue: name, role, with the agent's end of a connection
+	kindStart    = 'a' // queue: name, role; a connection comes with the answer
 	kindStop     = 'k' // queue: name, role
 	kindPassword = 'w' // net: login, host
 	kindPing     = 'P' // parent
@@ -64,6 +65,8 @@ type message struct {
 	number uint32
 	kind   byte
 	fields []string
+
+	conn *os.File // that came with an answer
 }
 
 func (m message) encode() []byte {

@@ -61,19 +61,17 @@ func (s *session) ping(ctx context.Context) {
 }
 
 // send sends a message, which a worker that lives takes within a moment.
-func (s *session) send(m message) {
+func (s *session) send(m message, files ...*os.File) error {
 	s.conn.SetWriteDeadline(time.Now().Add(s.timing.send))
-	if err := s.conn.Send(m.encode()); err != nil && !errors.Is(err, os.ErrClosed) {
+	err := s.conn.Send(m.encode(), files...)
+	if err != nil && !errors.Is(err, os.ErrClosed) {
 		s.fail(err)
 	}
+	return err
 }
 
 // serve reads what the worker sends until the connection ends.
 func (s *session) serve(ctx context.Context) {
-	files := 0
-	if s.worker == s.queue {
-		files = 1
-	}
 	// Twice as many as a Client asks at a time: it asks again as soon as it has
 	// an answer, which may be before the slot of that is free.
 	slots := map[byte]chan struct{}{
@@ -83,29 +81,22 @@ func (s *session) serve(ctx context.Context) {
 	}
 	slots[kindLookupID], slots[kindStop] = slots[kindLookup], slots[kindStart]
 	for {
-		frame, received, err := s.conn.Receive(maxRequest, files)
+		frame, _, err := s.conn.Receive(maxRequest, 0)
 		if err != nil {
 			s.fail(err)
 			return
 		}
-		var file *os.File
-		if len(received) > 0 {
-			file = received[0]
-		}
-		if !s.take(ctx, frame, file, slots) {
-			if file != nil {
-				file.Close()
-			}
+		if !s.take(ctx, frame, slots) {
 			s.fail(errGarbage)
 			return
 		}
 	}
 }
 
-// take takes up one frame, and the file if it returns true. It never waits.
-func (s *session) take(ctx context.Context, frame []byte, file *os.File, slots map[byte]chan struct{}) bool {
+// take takes up one frame. It never waits.
+func (s *session) take(ctx context.Context, frame []byte, slots map[byte]chan struct{}) bool {
 	m, err := decode(frame)
-	if err != nil || (file != nil) != (m.kind == kindStart) {
+	if err != nil {
 		return false
 	}
 	switch m.kind {
@@ -124,34 +115,34 @@ func (s *session) take(ctx context.Context, frame []byte, file *os.File, slots m
 		s.idle.report(s, m.fields[0] == stateIdle, m.fields[1], m.fields[2])
 		return true
 	}
-	do := s.request(m, file)
+	do := s.request(m)
 	if do == nil {
 		return false
 	}
 	select {
 	case slots[m.kind] <- struct{}{}:
 	default:
-		if file != nil {
-			file.Close()
-		}
 		// Sent from here, so that a flood waits for its own answers.
-		s.answer(m, nil, errors.New("too many requests at a time"))
+		s.answer(m, reply{}, errors.New("too many requests at a time"))
 		return true
 	}
 	go func() {
 		defer func() { <-slots[m.kind] }()
-		if file != nil {
-			defer file.Close()
-		}
-		fields, err := do(ctx)
-		s.answer(m, fields, err)
+		r, err := do(ctx)
+		s.answer(m, r, err)
 	}()
 	return true
 }
 
+// reply is what goes with the answer to a request that was carried out.
+type reply struct {
+	fields []string // with the status; nil: just that it is done
+	conn   *os.File // closed when it was sent
+}
+
 // request returns what carries out a request, or nil if it is none that the
 // worker may make.
-func (s *session) request(m message, file *os.File) func(context.Context) ([]string, error) {
+func (s *session) request(m message) func(context.Context) (reply, error) {
 	want := map[byte]int{kindLookup: 1, kindLookupID: 1, kindStart: 2, kindStop: 2}
 	if s.worker == s.net {
 		want = map[byte]int{kindPassword: 2}
@@ -165,7 +156,7 @@ func (s *session) request(m message, file *os.File) func(context.Context) ([]str
 		if !passwd.ValidName(f[0]) {
 			return nil
 		}
-		return func(ctx context.Context) ([]string, error) {
+		return func(ctx context.Context) (reply, error) {
 			ctx, cancel := context.WithTimeout(ctx, s.lookup)
 			defer cancel()
 			return found(s.options().Users.Lookup(ctx, f[0]))
@@ -175,7 +166,7 @@ func (s *session) request(m message, file *os.File) func(context.Context) ([]str
 		if !ok || strconv.Itoa(uid) != f[0] {
 			return nil
 		}
-		return func(ctx context.Context) ([]string, error) {
+		return func(ctx context.Context) (reply, error) {
 			ctx, cancel := context.WithTimeout(ctx, s.lookup)
 			defer cancel()
 			return found(s.options().Users.LookupID(ctx, uid))
@@ -186,31 +177,33 @@ func (s *session) request(m message, file *os.File) func(context.Context) ([]str
 			return nil
 		}
 		if m.kind == kindStart {
-			return func(ctx context.Context) ([]string, error) {
+			return func(ctx context.Context) (reply, error) {
 				ctx, cancel := context.WithTimeout(ctx, s.lookup)
 				defer cancel()
-				return nil, s.startAgent(ctx, f[0], role, file)
+				conn, err := s.startAgent(ctx, f[0], role)
+				return reply{conn: conn}, err
 			}
 		}
-		return func(ctx context.Context) ([]string, error) {
+		return func(ctx context.Context) (reply, error) {
 			ctx, cancel := context.WithTimeout(ctx, s.stop)
 			defer cancel()
-			return nil, s.agents.stop(ctx, f[0], role)
+			return reply{}, s.agents.stop(ctx, f[0], role)
 		}
 	}
 	if !validLogin(f[0]) || !validHost(f[1]) {
 		return nil
 	}
-	return func(ctx context.Context) ([]string, error) {
+	return func(ctx context.Context) (reply, error) {
 		secret, err := s.password(ctx, f[0], f[1])
-		return []string{statusOK, secret}, err
+		return reply{fields: []string{statusOK, secret}}, err
 	}
 }
 
-func found(u passwd.User, err error) ([]string, error) { return userFields(u), err }
+func found(u passwd.User, err error) (reply, error) { return reply{fields: userFields(u)}, err }
 
 // answer answers a request.
-func (s *session) answer(m message, fields []string, err error) {
+func (s *session) answer(m message, r reply, err error) {
+	fields := r.fields
 	switch {
 	case err == nil && fields == nil:
 		fields = []string{statusOK}
@@ -224,5 +217,12 @@ func (s *session) answer(m message, fields []string, err error) {
 	default:
 		fields = []string{statusTrouble, oneLine(err.Error())}
 	}
-	s.send(message{number: m.number, kind: kindAnswer, fields: fields})
+	answer := message{number: m.number, kind: kindAnswer, fields: fields}
+	if r.conn == nil {
+		s.send(answer)
+	} else if s.send(answer, r.conn) == nil {
+		r.conn.Close()
+	} else {
+		wire.New(r.conn).Close() // nobody else has it: what its agent has sent may lie in it
+	}
 }

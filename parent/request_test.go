@@ -24,7 +24,7 @@ import (
 
 func TestMessages(t *testing.T) {
 	for _, m := range []message{
-		{1, 'a', nil}, {1<<32 - 1, 'a', []string{"x"}}, {0, 'b', []string{"", "ö"}}, {7, 'c', strings.Split("a b c d e f g h", " ")},
+		{number: 1, kind: 'a'}, {number: 1<<32 - 1, kind: 'a', fields: []string{"x"}}, {kind: 'b', fields: []string{"", "ö"}}, {number: 7, kind: 'c', fields: strings.Split("a b c d e f g h", " ")},
 	} {
 		if got, err := decode(m.encode()); err != nil || !reflect.DeepEqual(got, m) {
 			t.Errorf("%+v: %+v, %v", m, got, err)
@@ -127,16 +127,20 @@ func TestSlowLookups(t *testing.T) {
 // start asks for an agent and returns its process.
 func (f *fixture) start(t *testing.T, c *Client, user string, role agent.Role) (*fakeChild, error) {
 	t.Helper()
-	ours, theirs, err := wire.Pair()
+	conn, err := c.StartAgent(context.Background(), user, role)
 	if err != nil {
-		t.Fatal(err)
-	}
-	defer theirs.Close()
-	t.Cleanup(func() { ours.Close() })
-	if err := c.StartAgent(context.Background(), user, role, theirs); err != nil {
 		return nil, err
 	}
-	return f.child(t), nil
+	t.Cleanup(func() { conn.Close() })
+	child := f.child(t)
+	// It leads to the agent.
+	if err := wire.New(dup(t, child.conns[0])).Send([]byte(user)); err != nil {
+		t.Error(err)
+	}
+	if got, _, err := conn.Receive(64, 0); err != nil || string(got) != user {
+		t.Errorf("from the agent of %s: %q, %v", user, got, err)
+	}
+	return child, nil
 }
 
 func TestAgents(t *testing.T) {
@@ -429,16 +433,16 @@ func TestGarbage(t *testing.T) {
 		{"no uid", false, frame(kindLookupID, "x"), 0},
 		{"uid with a sign", false, frame(kindLookupID, "+5"), 0},
 		{"no uid but none", false, frame(kindLookupID, "4294967295"), 0},
-		{"no such role", false, frame(kindStart, "ann", "root"), 1},
-		{"a command", false, frame(kindStart, "ann", "user", "/bin/sh"), 1},
-		{"no descriptor", false, frame(kindStart, "ann", "user"), 0},
+		{"no such role", false, frame(kindStart, "ann", "root"), 0},
+		{"a command", false, frame(kindStart, "ann", "user", "/bin/sh"), 0},
+		{"a descriptor", false, frame(kindStart, "ann", "user"), 1},
 		{"a descriptor nobody wants", false, frame(kindLookup, "ann"), 1},
 		{"two descriptors", false, frame(kindStart, "ann", "user"), 2},
 		{"password for the queue", false, frame(kindPassword, "joe", "host"), 0},
 		{"huge", false, make([]byte, maxRequest+1), 0},
 		{"look-up for the net", true, frame(kindLookup, "ann"), 0},
 		{"agent for the net", true, frame(kindStop, "ann", "user"), 0},
-		{"descriptor from the net", true, frame(kindStart, "ann", "user"), 1},
+		{"descriptor from the net", true, frame(kindPassword, "joe", "host"), 1},
 		{"login", true, frame(kindPassword, "-x", "host"), 0},
 		{"login with a line", true, frame(kindPassword, "a\nb", "host"), 0},
 		{"host", true, frame(kindPassword, "joe", "a b"), 0},
@@ -452,6 +456,7 @@ func TestGarbage(t *testing.T) {
 			}
 			conn, bad := f.session(t, w)
 			var files []*os.File
+			olderKernel(f.ours)
 			for range tt.files {
 				files = append(files, file(t))
 			}
@@ -463,22 +468,6 @@ func TestGarbage(t *testing.T) {
 				t.Error("something was started")
 			}
 		})
-	}
-}
-
-// TestNoSocket: an agent is given a socket, and nothing else that the queue
-// process may hold.
-func TestNoSocket(t *testing.T) {
-	f := newFixture(t)
-	conn, _ := f.session(t, f.queue)
-	c := NewClient(conn)
-	null, err := os.Open(os.DevNull)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer null.Close()
-	if err := c.StartAgent(context.Background(), "ann", agent.UserRole, null); err == nil || len(f.starter.started) > 0 {
-		t.Errorf("%v", err)
 	}
 }
 
@@ -548,9 +537,9 @@ func TestPassword(t *testing.T) {
 // command of its own.
 func FuzzRequest(f *testing.F) {
 	for _, m := range []message{
-		{1, kindReady, nil}, {1, kindPong, []string{"idle", "1", "0"}}, {2, kindLookup, []string{"ann"}}, {3, kindLookupID, []string{"0"}},
-		{4, kindStart, []string{"ann", "user"}}, {4, kindStart, []string{"root", "mailbox"}}, {4, kindStart, []string{"dma", "user"}},
-		{4, kindStart, []string{"toor", "user"}}, {5, kindStop, []string{"ann", "user"}}, {6, kindPassword, []string{"joe", "host"}},
+		{kind: kindReady}, {kind: kindPong, fields: []string{"idle", "1", "0"}}, {kind: kindLookup, fields: []string{"ann"}}, {kind: kindLookupID, fields: []string{"0"}},
+		{kind: kindStart, fields: []string{"ann", "user"}}, {kind: kindStart, fields: []string{"root", "mailbox"}}, {kind: kindStart, fields: []string{"dma", "user"}},
+		{kind: kindStart, fields: []string{"toor", "user"}}, {kind: kindStop, fields: []string{"ann", "user"}}, {kind: kindPassword, fields: []string{"joe", "host"}},
 	} {
 		b := m.encode()
 		f.Add(binary.BigEndian.AppendUint16(nil, uint16(len(b))), b, true)
@@ -564,6 +553,7 @@ func FuzzRequest(f *testing.F) {
 	f.Fuzz(func(t *testing.T, first, second []byte, withFile bool) {
 		for _, w := range []*worker{fx.queue, fx.net} {
 			conn, bad := fx.session(t, w)
+			olderKernel(fx.ours)
 			var files []*os.File
 			if withFile {
 				ours, theirs, err := wire.Pair()

@@ -179,7 +179,7 @@ func testWorker(role string) error {
 	return nil
 }
 
-var kept []*os.File // our ends of the agents' connections
+var kept []*wire.Conn // our ends of the agents' connections
 
 func obey(c *Client, words []string) string {
 	ctx := context.Background()
@@ -187,11 +187,9 @@ func obey(c *Client, words []string) string {
 	text := "ok"
 	switch words[0] {
 	case "start":
-		var ours, theirs *os.File
-		if ours, theirs, err = wire.Pair(); err == nil {
-			kept = append(kept, ours)
-			err = c.StartAgent(ctx, words[1], agent.Role(words[2]), theirs)
-			theirs.Close()
+		var conn *wire.Conn
+		if conn, err = c.StartAgent(ctx, words[1], agent.Role(words[2])); err == nil {
+			kept = append(kept, conn)
 		}
 	case "stop":
 		err = c.StopAgent(ctx, words[1], agent.Role(words[2]))

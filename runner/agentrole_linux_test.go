@@ -17,6 +17,7 @@ import (
 	"dma/agent"
 	"dma/internal/crashtest"
 	"dma/internal/passwd"
+	"dma/internal/wire"
 	"dma/localwriter"
 	"dma/spooldir"
 )
@@ -105,7 +106,10 @@ func (h *host) writer() {
 }
 
 // StartAgent implements agent.Starter.
-func (h *host) StartAgent(_ context.Context, _ string, _ agent.Role, conn *os.File) error {
+func (h *host) StartAgent(_ context.Context, _ string, _ agent.Role) (*wire.Conn, error) {
+	conn, theirs, err := wire.Pair()
+	h.do(err)
+	defer theirs.Close()
 	setup, in, err := os.Pipe()
 	h.do(err)
 	defer setup.Close()
@@ -120,12 +124,12 @@ func (h *host) StartAgent(_ context.Context, _ string, _ agent.Role, conn *os.Fi
 	h.cmd, h.life = exec.Command(h.program, "-test.run=^TestAgentProcess$"), ours
 	h.cmd.Env = []string{agentProcess + "=1", "PATH=/usr/bin:/bin"}
 	h.cmd.Dir = "/"
-	h.cmd.ExtraFiles = []*os.File{conn, setup, life, lock}
+	h.cmd.ExtraFiles = []*os.File{theirs, setup, life, lock}
 	if h.mailbox != nil {
 		h.cmd.ExtraFiles = append(h.cmd.ExtraFiles, h.mailbox)
 	}
 	h.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &h.account, AmbientCaps: h.caps, Setsid: true}
-	return h.cmd.Start()
+	return wire.New(conn), h.cmd.Start()
 }
 
 // StopAgent implements agent.Starter.

@@ -110,6 +110,7 @@ func TestHostileClients(t *testing.T) {
 			before := descriptors(t)
 			b := newBench(t, as(1234))
 			conn := b.connect()
+			refused := false
 			for _, f := range tc.frames {
 				b.send(conn, f)
 			}
@@ -122,10 +123,11 @@ func TestHostileClients(t *testing.T) {
 					t.Fatal(err)
 				}
 				// What the server makes of it decides, and it may have gone already.
-				_ = conn.Send([]byte{'f'}, slices.Repeat([]*os.File{null}, tc.files)...)
+				err = conn.Send([]byte{'f'}, slices.Repeat([]*os.File{null}, tc.files)...)
 				null.Close()
+				refused = errors.Is(err, unix.EPERM) // by the kernel
 			}
-			if tc.want != "" {
+			if tc.want != "" && !refused {
 				got := b.hear(conn)
 				kind, part, refused := strings.Cut(tc.want, " ")
 				if refused {
@@ -144,7 +146,7 @@ func TestHostileClients(t *testing.T) {
 				t.Errorf("the next client: %v", err)
 			}
 			b.stop()
-			if after := descriptors(t); after != before {
+			if after := descriptors(t); after != before+int(b.server.kept.Load()) {
 				t.Errorf("%d descriptors before, %d after", before, after)
 			}
 		})
@@ -495,6 +497,12 @@ func serverMain(dir string) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
+	lock, err := s.Lock(spooldir.QueueRole, "test")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer lock.Close()
 	listener, err := Inherited(3)
 	if err == nil {
 		err = New(Options{Spool: s, HostName: "mail.example"}).Serve(context.Background(), listener)

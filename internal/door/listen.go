@@ -11,6 +11,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"dma/internal/wire"
 )
 
 // backlog is how many connections wait for the server; more wait in connect.
@@ -54,6 +56,7 @@ func listen(path string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
+	wire.RefuseFiles(fd)
 	err = unix.Bind(fd, &unix.SockaddrUnix{Name: fresh})
 	if err == nil {
 		// Until it listens, a connection is refused.
@@ -147,6 +150,7 @@ func Inherited(fd int) (*os.File, error) {
 	if listening, err := isListening(fd); err == nil && !listening {
 		return nil, fmt.Errorf("descriptor %d does not listen", fd)
 	}
+	wire.RefuseFiles(fd)
 	// Before os.NewFile, which asks the poller to watch only what never blocks.
 	if err := unix.SetNonblock(fd, true); err != nil {
 		return nil, fmt.Errorf("descriptor %d: %w", fd, err)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -56,6 +57,13 @@ const (
 	clientTime = 10 * time.Minute // for everything up to the commit
 )
 
+// maxKept is how many sockets with files from clients the process keeps open, as
+// package wire says, before it has to end. No file is sent where the kernel refuses
+// them.
+const maxKept = 100
+
+var errKept = errors.New("clients have sent too many files, which only the end of the process frees")
+
 // Server serves the door.
 type Server struct {
 	o          Options
@@ -65,6 +73,7 @@ type Server struct {
 	limits  limits
 	flusher flusher
 	listing chan struct{} // one reads the queue at a time
+	kept    atomic.Int32
 
 	mu      sync.Mutex
 	stopped bool
@@ -133,11 +142,14 @@ func (s *Server) serve(ctx context.Context, next func() (int, error)) error {
 		switch {
 		case ctx.Err() != nil:
 			if err == nil {
-				unix.Close(fd)
+				wire.New(os.NewFile(uintptr(fd), "client")).Close()
 			}
 		case err == nil:
 			said = false
 			s.welcome(fd)
+			if s.kept.Load() >= maxKept {
+				return fmt.Errorf("%s: %w", Role, errKept)
+			}
 		case errors.Is(err, unix.EINTR), errors.Is(err, unix.ECONNABORTED):
 		case errors.Is(err, os.ErrClosed), errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOTSOCK), errors.Is(err, unix.EBADF), errors.Is(err, unix.EOPNOTSUPP):
 			return fmt.Errorf("%s: accept: %w", Role, err)
@@ -184,7 +196,7 @@ func (s *Server) welcome(fd int) {
 		// The buffer of a new connection is empty: there is room for this.
 		_ = c.conn.SetWriteDeadline(time.Now().Add(time.Millisecond))
 		_ = c.conn.Send(refused.encode())
-		c.conn.Close()
+		s.close(c)
 		return
 	}
 	c.end = time.Now().Add(s.time)
@@ -196,9 +208,17 @@ func (s *Server) welcome(fd int) {
 		s.mu.Lock()
 		delete(s.open, c)
 		s.mu.Unlock()
-		c.conn.Close()
+		s.close(c)
 		s.limits.leave(uid, c.held)
 	})
+}
+
+// close ends the connection of a session.
+func (s *Server) close(c *session) {
+	if err := c.conn.Close(); errors.Is(err, wire.ErrFiles) {
+		s.kept.Add(1)
+		s.trouble(fmt.Errorf("uid %d sends files: %w", c.uid, err))
+	}
 }
 
 // free says whether mail is taken.

@@ -150,13 +150,9 @@ func frame(number uint32, files int, kind byte, fields ...string) []byte {
 }
 
 // ask sends a request, and returns the answer to it.
-func (e *evil) ask(number uint32, descriptor string, kind byte, fields ...string) string {
+func (e *evil) ask(number uint32, kind byte, fields ...string) string {
 	e.t.Helper()
-	files := 0
-	if descriptor != "" {
-		files = 1
-	}
-	if r := e.order(evilOrder{Do: "send", Data: frame(number, files, kind, fields...), Kind: descriptor}); r.Err != "" {
+	if r := e.order(evilOrder{Do: "send", Data: frame(number, 0, kind, fields...)}); r.Err != "" {
 		e.t.Fatalf("send: %s", r.Err)
 	}
 	for {

@@ -30,7 +30,7 @@ func TestQueueAsksForMailboxes(t *testing.T) {
 	e := next()
 	before := m.files()
 	for i, user := range []string{"alice", "bob", "mallory", "root", "robot", "carol"} {
-		got := e.ask(uint32(i+1), "stream", 'a', user, "mailbox")
+		got := e.ask(uint32(i+1), 'a', user, "mailbox")
 		if user == "root" && !strings.HasPrefix(got, "trouble ") {
 			t.Errorf("mailbox of root that is a link: %q", got)
 		}
@@ -66,7 +66,7 @@ func TestNetAsksForPasswords(t *testing.T) {
 	before := m.files()
 	for i, login := range []string{"joe", "$(touch /home/carol/canary)", "`touch /home/carol/canary`", `";touch /home/carol/canary;"`, "../../etc/passwd", "x=y z"} {
 		want := "ok 2003 2003 " + login + "@mx.example"
-		if got := e.ask(uint32(i+1), "", 'w', login, "mx.example"); got != want {
+		if got := e.ask(uint32(i+1), 'w', login, "mx.example"); got != want {
 			t.Errorf("%q: %q, want %q", login, got, want)
 		}
 	}

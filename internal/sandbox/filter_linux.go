@@ -88,8 +88,6 @@ func calls(p Policy) []call {
 	case Unix:
 		plain(unix.SYS_CONNECT, unix.SYS_ACCEPT4)
 		when(unix.SYS_SOCKET, is(0, unix.AF_UNIX), kind)
-		// The queue process keeps one end and sends the other to the parent.
-		when(unix.SYS_SOCKETPAIR, is(0, unix.AF_UNIX), kind)
 	case Internet:
 		plain(unix.SYS_CONNECT)
 		kind.values = kinds[:2]

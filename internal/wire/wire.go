@@ -8,6 +8,15 @@
 // Nothing that arrives is believed: a frame longer than the receiver wants, and
 // files that it did not ask for, end the connection. The package needs no net,
 // since the small program that every submission starts links it.
+//
+// A file can do harm by being received: to close one, or to ask whether it can be
+// read, is a request to its file system, which any user may serve (FUSE), and
+// which need not answer; the process then hangs in the kernel, and cannot even be
+// killed. So files are taken from a peer that is trusted alone (AcceptFiles). For
+// all others the kernel is told to refuse them, which Linux does from 6.16 on. An
+// older one is asked before every reading what comes: files stay in the socket,
+// and the socket stays open until the process ends. Then they go last, when
+// everything else that the process had is free already.
 package wire
 
 import (
@@ -17,6 +26,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -37,9 +47,12 @@ var (
 // Conn is one end of a stream socket. One goroutine may send while another one
 // receives.
 type Conn struct {
-	f *os.File
+	f          *os.File
+	takesFiles bool
 
 	sending, receiving sync.Mutex
+	closing            atomic.Bool
+	strange            bool // files lie in the socket that are not to be taken; under receiving
 }
 
 // Pair returns the two ends of a new connection, both closed on exec: one for
@@ -56,6 +69,7 @@ func Pair() (ours, theirs *os.File, err error) {
 			unix.Close(fds[1])
 			return nil, nil, fmt.Errorf("socket pair: %w", err)
 		}
+		RefuseFiles(fd)
 	}
 	return os.NewFile(uintptr(fds[0]), "socket"), os.NewFile(uintptr(fds[1]), "socket"), nil
 }
@@ -77,10 +91,43 @@ func Inherited(fd int) (*Conn, error) {
 
 // New returns a Conn on a connected unix stream socket that does not block. It
 // owns the file from then on.
-func New(f *os.File) *Conn { return &Conn{f: f} }
+func New(f *os.File) *Conn {
+	c := &Conn{f: f}
+	_ = c.Raw(RefuseFiles) // a file that is closed says so to every call
+	return c
+}
 
-// Close closes the connection. Calls in progress end with an error.
-func (c *Conn) Close() error { return c.f.Close() }
+// AcceptFiles lets frames carry files to this end, whose peer is trusted. It is
+// called before Receive.
+func (c *Conn) AcceptFiles() {
+	c.takesFiles = true
+	_ = c.Raw(acceptFiles)
+}
+
+// Close closes the connection. Calls in progress end with an error. An error that
+// wraps ErrFiles says that the peer has sent files, and that the socket is kept by
+// the process for that.
+func (c *Conn) Close() error {
+	if c.takesFiles {
+		return c.f.Close()
+	}
+	c.closing.Store(true)
+	// Nothing more arrives, and a Receive in progress ends.
+	if err := c.Raw(func(fd int) { _ = unix.Shutdown(fd, unix.SHUT_RD) }); err != nil {
+		return c.f.Close() // which says that it is closed already
+	}
+	c.receiving.Lock()
+	defer c.receiving.Unlock()
+	var kept error
+	if err := c.Raw(func(fd int) {
+		if c.strange || filesIn(fd) {
+			kept = keep(fd)
+		}
+	}); err != nil {
+		return c.f.Close()
+	}
+	return errors.Join(kept, c.f.Close())
+}
 
 // SetDeadline ends calls in progress and later ones at t with an error for which
 // errors.Is(err, os.ErrDeadlineExceeded) holds; the zero time: never.
@@ -174,91 +221,104 @@ func (c *Conn) sendFiles(frame []byte, files []*os.File) (int, error) {
 }
 
 // Receive returns the next message, of at most limit octets, and its files, of
-// which there are at most maxFiles; they are the caller's to close. It returns
-// io.EOF where the peer has closed the connection between two messages. After any
-// error the connection is of no further use.
+// which there are at most maxFiles, and none without AcceptFiles; they are the
+// caller's to close. It returns io.EOF where the peer has closed the connection
+// between two messages. After any error the connection is of no further use.
 func (c *Conn) Receive(limit, maxFiles int) ([]byte, []*os.File, error) {
 	c.receiving.Lock()
 	defer c.receiving.Unlock()
-	var header [headerSize]byte
-	files, err := c.receiveHeader(header[:])
-	fail := func(err error) ([]byte, []*os.File, error) {
-		for _, f := range files {
-			f.Close()
-		}
+	var files []*os.File
+	message, err := c.receive(limit, maxFiles, &files)
+	if err == nil {
+		return message, files, nil
+	}
+	for _, f := range files {
+		f.Close()
+	}
+	switch {
+	case c.closing.Load():
+		err = os.ErrClosed
+	case err == io.EOF:
 		return nil, nil, err
 	}
-	if err != nil {
-		return fail(err)
-	}
-	size := binary.BigEndian.Uint32(header[:])
-	switch {
-	case uint64(size) > uint64(limit):
-		return fail(fmt.Errorf("receive: %w: %d octets", ErrTooLong, size))
-	case len(files) > maxFiles || len(files) != int(header[4]):
-		return fail(fmt.Errorf("receive: %w: %d", ErrFiles, len(files)))
-	}
-	message := make([]byte, size)
-	if _, err := io.ReadFull(c.f, message); err != nil {
-		if errors.Is(err, io.EOF) {
-			err = io.ErrUnexpectedEOF
-		}
-		return fail(fmt.Errorf("receive: %w", err))
-	}
-	return message, files, nil
+	return nil, nil, fmt.Errorf("receive: %w", err)
 }
 
-// receiveHeader fills header, and returns the files that came with it.
-func (c *Conn) receiveHeader(header []byte) ([]*os.File, error) {
+func (c *Conn) receive(limit, maxFiles int, files *[]*os.File) ([]byte, error) {
 	conn, err := c.f.SyscallConn()
 	if err != nil {
 		return nil, err
 	}
-	var files []*os.File
+	// fill fills p, and reports whether any of it came.
+	fill := func(p []byte) (some bool, err error) {
+		for have := 0; have < len(p); {
+			var n int
+			var got error
+			err := conn.Read(func(fd uintptr) bool {
+				for {
+					if c.takesFiles {
+						n, got = readFiles(int(fd), p[have:], files)
+					} else {
+						n, got = readPlain(int(fd), p[have:])
+					}
+					if !errors.Is(got, unix.EINTR) {
+						return !errors.Is(got, unix.EAGAIN)
+					}
+				}
+			})
+			switch {
+			case err != nil:
+				return some, err
+			case got != nil:
+				c.strange = c.strange || errors.Is(got, ErrFiles)
+				return some, got
+			case n == 0:
+				return some, io.ErrUnexpectedEOF
+			}
+			have += n
+			some = true
+		}
+		return some, nil
+	}
+	var header [headerSize]byte
+	if some, err := fill(header[:]); err != nil {
+		if !some && err == io.ErrUnexpectedEOF && len(*files) == 0 {
+			err = io.EOF
+		}
+		return nil, err
+	}
+	size := binary.BigEndian.Uint32(header[:])
+	switch {
+	case uint64(size) > uint64(limit):
+		return nil, fmt.Errorf("%w: %d octets", ErrTooLong, size)
+	case len(*files) > maxFiles || len(*files) != int(header[4]):
+		return nil, fmt.Errorf("%w: %d", ErrFiles, len(*files))
+	}
+	message := make([]byte, size)
+	if _, err := fill(message); err != nil {
+		return nil, err
+	}
+	if len(*files) != int(header[4]) {
+		return nil, fmt.Errorf("%w: %d", ErrFiles, len(*files))
+	}
+	return message, nil
+}
+
+// readFiles reads once, and adds the files that came. They are closed on exec from
+// the beginning.
+func readFiles(fd int, p []byte, files *[]*os.File) (int, error) {
 	// Room for more than is allowed, so that the kernel cuts nothing off and
 	// every file that came is known, and closed.
 	rights := make([]byte, unix.CmsgSpace(4*(MaxFiles+1)))
-	for have := 0; have < len(header); {
-		var n, rightsLen, flags int
-		var got error
-		err := conn.Read(func(fd uintptr) bool {
-			for {
-				var more []*os.File
-				n, rightsLen, flags, more, got = receive(int(fd), header[have:], rights)
-				files = append(files, more...)
-				if !errors.Is(got, unix.EINTR) {
-					return !errors.Is(got, unix.EAGAIN)
-				}
-			}
-		})
-		switch {
-		case err != nil:
-			return files, fmt.Errorf("receive: %w", err)
-		case got != nil:
-			return files, fmt.Errorf("receive: %w", got)
-		case flags&unix.MSG_CTRUNC != 0 || len(files) > MaxFiles:
-			return files, fmt.Errorf("receive: %w", ErrFiles)
-		case n == 0 && rightsLen == 0 && have == 0:
-			return files, io.EOF
-		case n == 0:
-			return files, fmt.Errorf("receive: %w", io.ErrUnexpectedEOF)
-		}
-		have += n
-	}
-	return files, nil
-}
-
-// receive reads once. Files are closed on exec from the beginning.
-func receive(fd int, p, rights []byte) (n, rightsLen, flags int, files []*os.File, err error) {
 	unlock := forkLock()
 	defer unlock()
-	n, rightsLen, flags, _, err = unix.Recvmsg(fd, p, rights, receiveFlags)
-	if err != nil || rightsLen == 0 {
-		return n, rightsLen, flags, nil, err
-	}
-	messages, err := unix.ParseSocketControlMessage(rights[:rightsLen])
+	n, length, flags, _, err := unix.Recvmsg(fd, p, rights, receiveFlags)
 	if err != nil {
-		return n, rightsLen, flags, nil, err
+		return n, err
+	}
+	messages, err := unix.ParseSocketControlMessage(rights[:length])
+	if err != nil {
+		return n, err
 	}
 	for i := range messages {
 		fds, err := unix.ParseUnixRights(&messages[i])
@@ -267,8 +327,11 @@ func receive(fd int, p, rights []byte) (n, rightsLen, flags int, files []*os.Fil
 		}
 		for _, fd := range fds {
 			unix.CloseOnExec(fd)
-			files = append(files, os.NewFile(uintptr(fd), "received"))
+			*files = append(*files, os.NewFile(uintptr(fd), "received"))
 		}
 	}
-	return n, rightsLen, flags, files, nil
+	if flags&unix.MSG_CTRUNC != 0 || len(*files) > MaxFiles {
+		return n, ErrFiles
+	}
+	return n, nil
 }

@@ -61,6 +61,7 @@ func TestMessages(t *testing.T) {
 
 func TestFiles(t *testing.T) {
 	a, b := ends(t)
+	b.AcceptFiles()
 	big := bytes.Repeat([]byte("y"), 1<<20)
 	go func() {
 		a.Send([]byte("two"), file(t, "first"), file(t, "second"))
@@ -120,6 +121,7 @@ func TestHostile(t *testing.T) {
 			for range test.files {
 				files = append(files, file(t, "x"))
 			}
+			b.AcceptFiles()
 			before := descriptors(t)
 			if len(files) > 0 {
 				if _, err := a.sendFiles(test.bytes, files); err != nil {
@@ -137,6 +139,38 @@ func TestHostile(t *testing.T) {
 				t.Errorf("%d descriptors before, %d after both ends were closed", before, after)
 			}
 		})
+	}
+}
+
+// TestClose: it ends a Receive in progress, and the other end can still read what
+// was said last although it has sent what nobody read.
+func TestClose(t *testing.T) {
+	a, b := ends(t)
+	ended := make(chan error)
+	go func() {
+		_, _, err := b.Receive(1, 0)
+		ended <- err
+	}()
+	if _, err := a.f.Write([]byte{0}); err != nil { // within a frame
+		t.Fatal(err)
+	}
+	if err := b.Send([]byte("last")); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := <-ended; !errors.Is(err, os.ErrClosed) {
+		t.Errorf("ended by %v", err)
+	}
+	if got, _, err := a.Receive(64, 0); err != nil || string(got) != "last" {
+		t.Errorf("%q, %v", got, err)
+	}
+	if _, _, err := a.Receive(64, 0); err != io.EOF {
+		t.Errorf("then %v", err)
+	}
+	if err := b.Close(); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("closed twice: %v", err)
 	}
 }
 

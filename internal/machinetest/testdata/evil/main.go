@@ -88,7 +88,7 @@ func user(args []string) func() error {
 type evil struct {
 	config *config.Config
 	client *parent.Client
-	kept   []*os.File
+	taken  []int // descriptors that the parent has sent
 }
 
 func serve(role string, conn net.Conn) error {
@@ -115,6 +115,9 @@ func serve(role string, conn net.Conn) error {
 	}
 	r, err := sandbox.Apply(policy)
 	if err != nil {
+		return err
+	}
+	if err := unix.SetsockoptInt(control, unix.SOL_SOCKET, unix.SO_PASSRIGHTS, 1); err != nil && !errors.Is(err, unix.ENOPROTOOPT) {
 		return err
 	}
 	out := json.NewEncoder(conn)
@@ -270,23 +273,11 @@ func (e *evil) send(o order) error {
 	var err error
 	switch kind {
 	case "":
-	case "stream", "dgram", "seqpacket":
-		pair, err = unix.Socketpair(unix.AF_UNIX, map[string]int{"stream": unix.SOCK_STREAM, "dgram": unix.SOCK_DGRAM, "seqpacket": unix.SOCK_SEQPACKET}[kind], 0)
-		fd = pair[0]
-		e.kept = append(e.kept, os.NewFile(uintptr(pair[1]), kind))
 	case "pipe":
 		err = unix.Pipe2(pair[:], 0)
 		fd = pair[0]
 	case "file":
 		fd, err = unix.Open(arg, unix.O_RDONLY, 0)
-	case "path":
-		fd, err = unix.Open(arg, unix.O_PATH, 0)
-	case "fd":
-		fmt.Sscan(arg, &fd)
-	case "inotify":
-		fd, err = unix.InotifyInit1(0)
-	case "epoll":
-		fd, err = unix.EpollCreate1(0)
 	default:
 		err = errors.New("what?")
 	}
@@ -351,7 +342,14 @@ func (e *evil) flood(o order) (string, []byte, error) {
 func (e *evil) receive() ([]byte, error) {
 	read := func(b []byte) error {
 		for have := 0; have < len(b); {
-			n, err := unix.Read(control, b[have:])
+			var rights [64]byte
+			n, oob, _, _, err := unix.Recvmsg(control, b[have:], rights[:], 0)
+			if messages, err := unix.ParseSocketControlMessage(rights[:max(oob, 0)]); err == nil {
+				for i := range messages {
+					fds, _ := unix.ParseUnixRights(&messages[i])
+					e.taken = append(e.taken, fds...)
+				}
+			}
 			switch {
 			case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EINTR):
 				if k, err := unix.Poll([]unix.PollFd{{Fd: control, Events: unix.POLLIN}}, 20_000); k == 0 && err == nil {

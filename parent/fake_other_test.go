@@ -1,0 +1,7 @@
+//go:build !linux
+
+package parent
+
+import "dma/internal/wire"
+
+func olderKernel(*wire.Conn) {}
