@@ -2,6 +2,7 @@ package spooldir
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"reflect"
 	"testing"
@@ -22,6 +23,7 @@ func halfSubmission(t *testing.T, s *Spool, id string, addrs ...string) (*Draft,
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { d.f.Close() }) // until then it lives
 	if err := d.finish(); err != nil {
 		t.Fatal(err)
 	}
@@ -41,10 +43,11 @@ func TestClean(t *testing.T) {
 	s := newSpool(t)
 	submit(t, s, Envelope{Recipients: recipients("kept@example.org")}, "x\n")
 	halfSubmission(t, s, "", "a@b", "c@d", "e@f")
-	_, err := s.Create(&Envelope{Recipients: recipients("never-linked@example.org")})
+	unlinked, err := s.Create(&Envelope{Recipients: recipients("never-linked@example.org")})
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer unlinked.f.Close()
 	person := s.file(Tmp, "notes.txt")
 	if err := os.WriteFile(person, nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -65,6 +68,126 @@ func TestClean(t *testing.T) {
 	}
 }
 
+// TestCleanDead: what a submitter leaves that died goes at once, at whatever point
+// that was. One that lives keeps its names, and so does one that does not say that
+// it holds a lock, or says so no more since it is about to commit.
+func TestCleanDead(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		do   func(d *Draft) error
+		dead bool
+	}{
+		{"dies", func(d *Draft) error { return d.f.Close() }, true},
+		{"dies before the links are complete", func(d *Draft) error { return errors.Join(os.Remove(d.linked[0]), d.f.Close()) }, true},
+		{"lives", func(d *Draft) error { return nil }, false},
+		{"of an older version", func(d *Draft) error { return errors.Join(d.f.Chmod(modeUncommitted), d.f.Close()) }, false},
+		{"about to commit", func(d *Draft) error { return d.unlock() }, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := newSpool(t)
+			d, names := halfSubmission(t, s, "", "a@b", "c@d", "e@f")
+			if !d.locked {
+				t.Log("the locks of this file system are not relied on")
+				return
+			}
+			kept := submit(t, s, Envelope{Recipients: recipients("kept@example.org")}, "x\n")
+			before := files(t, s, New)
+			if err := tt.do(d); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s.Clean(time.Now()); err != nil {
+				t.Fatal(err)
+			}
+			if tt.dead {
+				if got := files(t, s, New); !reflect.DeepEqual(got, []string{kept[0].String()}) {
+					t.Errorf("new holds %q, want the committed message alone", got)
+				}
+				if got := files(t, s, Tmp); len(got) != 0 {
+					t.Errorf("tmp holds %q", got)
+				}
+				return
+			}
+			if got := files(t, s, New); !reflect.DeepEqual(got, before) {
+				t.Errorf("new holds %q, want %q", got, before)
+			}
+			if err := os.Chmod(d.linked[0], modeCommitted); err != nil {
+				t.Fatal(err)
+			}
+			for _, n := range names {
+				if m, err := s.Open(New, n); err != nil {
+					t.Error(err)
+				} else {
+					m.Close()
+				}
+			}
+		})
+	}
+}
+
+// TestCommitIsFree: nobody who takes a message up has to wait for the one who
+// committed it, stopped or not, but for a child that is held.
+func TestCommitIsFree(t *testing.T) {
+	for _, held := range []bool{false, true} {
+		s := newSpool(t)
+		d, err := s.Create(&Envelope{Recipients: recipients("a@b")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer d.f.Close()
+		if held {
+			if err := d.Hold(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := d.commit(); err != nil { // without the close
+			t.Fatal(err)
+		}
+		m, err := s.Open(New, d.env.Name(1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer m.Close()
+		err = unix.Flock(int(m.f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if held != errors.Is(err, unix.EWOULDBLOCK) || !held && err != nil {
+			t.Errorf("held %v: %v", held, err)
+		}
+	}
+}
+
+// TestCleanMany: more old messages than the cleaner keeps in mind, each with more
+// than one name, go in one run, which tells no more than it has to.
+func TestCleanMany(t *testing.T) {
+	s := newSpool(t)
+	const messages = maxNoted/2 + 10
+	for range messages {
+		id := NewID(time.Now())
+		first := s.file(New, NewName(id, 1, "a@b").String())
+		if err := os.WriteFile(first, nil, modeUncommitted); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Link(first, s.file(New, NewName(id, 2, "c@d").String())); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// What a cleaner that died has left of one.
+	if err := os.WriteFile(s.file(New, NewName(NewID(time.Now()), 2, "c@d").String()), nil, modeUncommitted); err != nil {
+		t.Fatal(err)
+	}
+	c := newCleaner(s, time.Now().Add(UncommittedAge+time.Minute))
+	c.round = 100
+	c.new()
+	done, err := c.result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := append(files(t, s, New), files(t, s, Tmp)...); len(got) != 0 {
+		t.Errorf("%d files are left", len(got))
+	}
+	if want := (Cleaned{"spool", fmt.Sprintf("%d more files as those before", 2*messages+1-maxNoted)}); len(done) != maxNoted+1 || done[maxNoted] != want {
+		t.Errorf("%d told, the last is %v; want %v", len(done), done[len(done)-1], want)
+	}
+}
+
 // TestCleanMeetsSubmitter stops a submitter at every point between its links
 // and its commit, lets the cleaner run as if a day had passed, and lets the
 // submitter go on: it either commits the whole message, or fails and leaves
@@ -80,12 +203,16 @@ func TestCleanMeetsSubmitter(t *testing.T) {
 		d.tmp = ""
 		if commitFirst {
 			// The cleaner has decided by the mode, then the submitter commits.
-			c := cleaner{spool: s, before: later().Add(-UncommittedAge)}
+			c := newCleaner(s, later())
 			if err := os.Chmod(d.linked[0], modeCommitted); err != nil {
 				t.Fatal(err)
 			}
-			if err := c.message(names); err != nil {
+			var before unix.Stat_t
+			if err := unix.Lstat(d.linked[0], &before); err != nil {
 				t.Fatal(err)
+			}
+			if c.take(names[0], &before) || len(c.errs) > 0 {
+				t.Errorf("a committed name was taken: %v", c.errs)
 			}
 			for _, n := range names {
 				m, err := s.Open(New, n)

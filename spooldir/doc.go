@@ -99,20 +99,25 @@
 //
 // # Commit
 //
-// A file is mail when its mode is 0640. While it is written the mode is 0600;
-// more exactly, a file without the group's read bit is uncommitted, and a mode
-// that is neither is corrupt. The sequence is:
+// A file is mail when its mode is 0640. While it is written the mode is 0600, or
+// 0620 while its submitter holds flock(2) on it; more exactly, a file without the
+// group's read bit is uncommitted, and a mode that is neither is corrupt. The
+// sequence is:
 //
-//  1. create tmp/<id> with O_EXCL and mode 0600, and write it;
+//  1. create tmp/<id> with O_EXCL and mode 0600, lock it and say so with the mode,
+//     and write it;
 //  2. link(2) it to the names of all recipients in new, and unlink tmp/<id>;
-//  3. fsync: content and names are on disk;
+//  3. fsync: content and names are on disk; then the mode 0600 again, and no lock,
+//     so that nobody has to wait for a submitter who is stopped;
 //  4. chmod("new/<first name>", 0640), by path, so that whoever watches new is
 //     told, and by no link: all names share the inode, and are committed at once;
 //  5. fsync: the commitment is on disk. Now the submitter may report success.
 //
 // A failed fsync is never repeated (the second one says nil, and the data is
 // gone): the names are removed and the submission failed. A submitter that dies
-// leaves uncommitted names; Clean removes them after a day.
+// leaves uncommitted names; Clean removes at once those that have the mode 0620 and
+// that nobody holds (on ext4, xfs, btrfs and tmpfs, whose locks every process of the
+// machine sees), and all others after a day.
 //
 // # Journal
 //

@@ -28,7 +28,8 @@ type Draft struct {
 	written int64
 	sum     uint32
 	inode   inode // if held
-	held    bool
+	locked  bool  // the lock of the file
+	held    bool  // to be kept beyond Commit
 }
 
 // Create begins a message: it makes the file in tmp. An empty ID and a zero
@@ -78,7 +79,37 @@ func (s *Spool) Create(e *Envelope) (*Draft, error) {
 			return nil, &fs.PathError{Op: "chown", Path: path, Err: err}
 		}
 	}
+	d.lock()
 	return d, nil
+}
+
+// lock lets the cleaner see that somebody writes the file, where that can be
+// relied on. Where it cannot, the cleaner goes by time.
+func (d *Draft) lock() {
+	fd := int(d.f.Fd())
+	if !reliableLocks(fd) || ignoringEINTR(func() error { return unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB) }) != nil {
+		return
+	}
+	d.locked = true
+	_ = ignoringEINTR(func() error { return unix.Fchmod(fd, modeHeld) })
+}
+
+// unlock gives the lock back, before anybody takes the message up: who stops the
+// submitter then stops nobody else. The mode goes first, and counts as a change of
+// the inode: the cleaner, which has the file open or is about to, leaves it alone.
+func (d *Draft) unlock() error {
+	if !d.locked {
+		return nil
+	}
+	fd := int(d.f.Fd())
+	if err := ignoringEINTR(func() error { return unix.Fchmod(fd, modeUncommitted) }); err != nil {
+		return &fs.PathError{Op: "chmod", Path: d.f.Name(), Err: err}
+	}
+	if d.held {
+		return nil
+	}
+	d.locked = false
+	return ignoringEINTR(func() error { return unix.Flock(fd, unix.LOCK_UN) })
 }
 
 // ID is the id that the message has or will have.
@@ -140,7 +171,7 @@ func (d *Draft) Hold() error {
 	if err := ignoringEINTR(func() error { return unix.Fstat(int(d.f.Fd()), &st) }); err != nil {
 		return &fs.PathError{Op: "fstat", Path: d.f.Name(), Err: err}
 	}
-	d.inode = inode{uint64(st.Dev), uint64(st.Ino)}
+	d.inode = inodeOf(&st)
 	err := d.spool.lock(context.Background(), d.f, d.inode) // nobody else has this file
 	d.held = err == nil
 	return err
@@ -181,6 +212,9 @@ func (d *Draft) commit() error {
 	}
 	d.tmp = ""
 	if err := d.f.Sync(); err != nil {
+		return err
+	}
+	if err := d.unlock(); err != nil {
 		return err
 	}
 	// By path, and by the path in new: the change of mode is what a watcher

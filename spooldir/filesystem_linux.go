@@ -50,6 +50,21 @@ func statFileSystem(path string) FileSystem {
 	return f
 }
 
+// reliableLocks reports whether a lock on an open file is seen by whoever else has
+// that file: both are processes of this kernel, which keeps the locks itself. What is
+// reached through another kernel is none of these, on its side.
+func reliableLocks(fd int) bool {
+	var st unix.Statfs_t
+	if err := ignoringEINTR(func() error { return unix.Fstatfs(fd, &st) }); err != nil {
+		return false
+	}
+	switch uint32(st.Type) {
+	case unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.TMPFS_MAGIC:
+		return true
+	}
+	return false
+}
+
 type mount struct{ point, fstype, source string }
 
 // mountOf finds the mount of path and its super block options.

@@ -19,6 +19,11 @@ import (
 const (
 	modeUncommitted = 0o600
 	modeCommitted   = 0o640
+
+	// modeHeld is uncommitted, and says that its submitter has held the lock of the
+	// file since before it had this mode. The cleaner, of the same group, can so ask
+	// whether the submitter is alive: it takes an open file to ask for a lock.
+	modeHeld = 0o620
 )
 
 // uncommitted reports whether the mode of a file says that its submitter has

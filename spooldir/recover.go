@@ -28,18 +28,21 @@ type Recovery struct {
 // What the caller has to do itself is to finish the steps of the parents of
 // all Children, before any other step.
 func (s *Spool) Recover(now time.Time) (Recovery, error) {
-	c := cleaner{spool: s, before: now.Add(-UncommittedAge)}
+	c := newCleaner(s, now)
 	var r Recovery
-	r.trouble(c.tmp(func(id string) bool {
+	c.tmp(func(id string) bool {
 		kind, _ := IDKind(id)
 		return kind != Submitted
-	}))
-	ids, underWay, err := c.names(&r)
+	})
+	c.new() // first, so that what dead submitters left need not be kept in mind
+	ids, underWay, err := c.all(&r)
 	if err != nil {
 		return r, err
 	}
 	r.trouble(c.journals(ids, underWay))
-	r.Done = c.done
+	done, err := c.result()
+	r.trouble(err)
+	r.Done = done
 	sort.Slice(r.Children, func(i, j int) bool { return r.Children[i].ID < r.Children[j].ID })
 	return r, nil
 }
@@ -50,9 +53,9 @@ func (r *Recovery) trouble(err error) {
 	}
 }
 
-// names looks at every name of the spool and returns the ids that have any,
+// all looks at every name of the spool and returns the ids that have any,
 // and those that have any beyond new.
-func (c *cleaner) names(r *Recovery) (ids, underWay map[string]bool, err error) {
+func (c *cleaner) all(r *Recovery) (ids, underWay map[string]bool, err error) {
 	s := c.spool
 	ids, underWay = make(map[string]bool), make(map[string]bool)
 	at := make(map[string]State)
@@ -160,13 +163,13 @@ func (s *Spool) CleanJournals() ([]Cleaned, error) {
 	for _, p := range places {
 		delete(before, p.Name.ID)
 	}
-	c := cleaner{spool: s}
+	var done []Cleaned
 	var errs []error
 	for id := range before {
 		errs = append(errs, s.RemoveJournal(id))
-		c.note(LogDir, id, "no message: removed")
+		done = append(done, Cleaned{LogDir + "/" + id, "no message: removed"})
 	}
-	return c.done, errors.Join(errs...)
+	return done, errors.Join(errs...)
 }
 
 // orphans removes the journals of messages that are not among ids.

@@ -150,25 +150,29 @@ func CommittedIn(dir *os.File) (map[string]bool, error) {
 	if _, err := dir.Seek(0, io.SeekStart); err != nil {
 		return nil, err
 	}
-	names, err := dir.Readdirnames(-1)
-	if err != nil {
-		return nil, err
-	}
 	found := make(map[string]bool)
-	for _, file := range names {
-		n, err := ParseName(file)
-		if err != nil || found[n.ID] {
-			continue
+	for {
+		names, err := dir.Readdirnames(scanBatch)
+		if errors.Is(err, io.EOF) || err == nil && len(names) == 0 {
+			return found, nil
 		}
-		var st unix.Stat_t
-		err = ignoringEINTR(func() error { return unix.Fstatat(int(dir.Fd()), file, &st, unix.AT_SYMLINK_NOFOLLOW) })
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-		case err != nil:
+		if err != nil {
 			return nil, err
-		case st.Mode&unix.S_IFMT == unix.S_IFREG && !uncommitted(uint32(st.Mode)):
-			found[n.ID] = true
+		}
+		for _, file := range names {
+			n, err := ParseName(file)
+			if err != nil || found[n.ID] {
+				continue
+			}
+			var st unix.Stat_t
+			err = ignoringEINTR(func() error { return unix.Fstatat(int(dir.Fd()), file, &st, unix.AT_SYMLINK_NOFOLLOW) })
+			switch {
+			case errors.Is(err, fs.ErrNotExist):
+			case err != nil:
+				return nil, err
+			case st.Mode&unix.S_IFMT == unix.S_IFREG && !uncommitted(uint32(st.Mode)):
+				found[n.ID] = true
+			}
 		}
 	}
-	return found, nil
 }

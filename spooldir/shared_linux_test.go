@@ -345,11 +345,12 @@ func TestSharedFiles(t *testing.T) {
 		r, err := s.Recover(time.Now())
 		return errors.Join(append(r.Trouble, err)...)
 	})
-	// A submission whose maker died is cleaned by the queue process.
+	// A submission whose maker died is cleaned by the queue process, and not before.
+	var d *Draft
 	if err := user.as(t, func() error {
 		e := &Envelope{Recipients: []Recipient{{Address: "b@host.example"}}}
-		d, err := s.Create(e)
-		if err != nil {
+		var err error
+		if d, err = s.Create(e); err != nil {
 			return err
 		}
 		e.ID = d.ID()
@@ -357,13 +358,25 @@ func TestSharedFiles(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	good("cleaning", queue, func() error {
-		done, err := s.Clean(time.Now().Add(25 * time.Hour))
-		if err == nil && len(done) != 2 {
-			err = fmt.Errorf("cleaned %v", done)
+	clean := func(now time.Time, want int) func() error {
+		return func() error {
+			done, err := s.Clean(now)
+			if err == nil && len(done) != want {
+				err = fmt.Errorf("cleaned %v", done)
+			}
+			return err
 		}
-		return err
-	})
+	}
+	good("cleaning after one who lives", queue, clean(time.Now(), 0))
+	seen, err := d.Die()
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	if !seen { // only time tells
+		now = now.Add(25 * time.Hour)
+	}
+	good("cleaning", queue, clean(now, 2))
 }
 
 // TestInitShared repairs a spool, and is not led astray by its owner.
