@@ -76,8 +76,21 @@ func calls(p Policy) []call {
 	when(unix.SYS_FCNTL, is(1, unix.F_DUPFD, unix.F_GETFD, unix.F_SETFD, unix.F_GETFL, unix.F_SETFL, unix.F_GETLK, unix.F_SETLK, unix.F_SETLKW,
 		unix.F_DUPFD_CLOEXEC, unix.F_OFD_GETLK, unix.F_OFD_SETLK, unix.F_OFD_SETLKW))
 
+	// Files, but none by which a program would run as the user or group of this
+	// process.
+	const privilege = unix.S_ISUID | unix.S_ISGID
+	when(unix.SYS_OPENAT, without(3, privilege))
+	for number, mode := range oldOpenCalls {
+		when(number, without(mode, privilege))
+	}
 	if p.Attributes {
-		plain(unix.SYS_FCHMOD, unix.SYS_FCHMODAT, unix.SYS_FCHMODAT2, unix.SYS_UTIMENSAT)
+		when(unix.SYS_FCHMOD, without(1, privilege))
+		when(unix.SYS_FCHMODAT, without(2, privilege))
+		when(unix.SYS_FCHMODAT2, without(2, privilege))
+		for number, mode := range oldModeCalls {
+			when(number, without(mode, privilege))
+		}
+		plain(unix.SYS_UTIMENSAT)
 		plain(oldAttributeCalls...)
 	}
 	kinds := []uint32{unix.SOCK_STREAM, unix.SOCK_DGRAM, unix.SOCK_SEQPACKET}
@@ -154,7 +167,10 @@ func filterFor(p Policy) ([]unix.SockFilter, error) {
 		filter = append(filter, jump(unix.BPF_JEQ, uint32(c.number), 0, len(body)))
 		filter = append(filter, body...)
 	}
-	return append(filter, jump(unix.BPF_JGT, newest, 0, 1), ret(none), ret(deny)), nil
+	return append(filter,
+		// It has the mode of a new file in memory, where nobody can look at it.
+		jump(unix.BPF_JEQ, unix.SYS_OPENAT2, 1, 0),
+		jump(unix.BPF_JGT, newest, 0, 1), ret(none), ret(deny)), nil
 }
 
 // restrictCalls puts a filter on all threads.
@@ -190,7 +206,7 @@ var runtimeCalls = []uintptr{
 
 // fileCalls work on files; which of them, Landlock and the file system say.
 var fileCalls = []uintptr{
-	unix.SYS_READ, unix.SYS_WRITE, unix.SYS_OPENAT, unix.SYS_OPENAT2, unix.SYS_CLOSE, unix.SYS_CLOSE_RANGE,
+	unix.SYS_READ, unix.SYS_WRITE, unix.SYS_CLOSE, unix.SYS_CLOSE_RANGE,
 	unix.SYS_FSTAT, unix.SYS_NEWFSTATAT, unix.SYS_STATX, unix.SYS_LSEEK,
 	unix.SYS_PREAD64, unix.SYS_PWRITE64, unix.SYS_READV, unix.SYS_WRITEV, unix.SYS_PREADV, unix.SYS_PWRITEV, unix.SYS_PREADV2, unix.SYS_PWRITEV2,
 	unix.SYS_FSYNC, unix.SYS_FDATASYNC, unix.SYS_FLOCK, unix.SYS_FTRUNCATE, unix.SYS_TRUNCATE, unix.SYS_FALLOCATE, unix.SYS_FADVISE64,

@@ -8,4 +8,7 @@ const (
 )
 
 // This architecture has no older forms.
-var oldFileCalls, oldAttributeCalls []uintptr
+var (
+	oldFileCalls, oldAttributeCalls []uintptr
+	oldOpenCalls, oldModeCalls      map[uintptr]int
+)

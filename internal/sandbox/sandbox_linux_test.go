@@ -196,6 +196,8 @@ func everywhere(more map[string]string) map[string]string {
 		"map code": filter, "setuid": filter, "bpf": filter, "io_uring": filter, "later call": "function not implemented",
 		"raise a limit": filter, "see a limit": ok, "own descriptor signals": filter,
 		"unix dial": ok, "tcp listen": filter, "unix listen": filter, "raw socket": filter, "replace a file": ok,
+		"chmod setuid": filter, "chmod setgid": filter, "fchmod setuid": filter, "fchmodat2 setuid": filter,
+		"create setuid": filter, "create setgid": filter, "unnamed setuid": filter, "openat2": "function not implemented",
 	}
 	for k, v := range more {
 		want[k] = v

@@ -163,33 +163,47 @@ func probes(s setup) map[string]func() error {
 		}
 	}
 	p := map[string]func() error{
-		"read outside":          read(filepath.Join(s.Outside, "secret")),
-		"write outside":         create(filepath.Join(s.Outside, "new")),
-		"truncate outside":      func() error { return os.Truncate(filepath.Join(s.Outside, "secret"), 0) },
-		"read through link":     read(at("remote", "link")),
-		"read remote":           read(at("remote", "g")),
-		"list remote":           list(at("remote")),
-		"sync remote":           func() error { return syncDir(at("remote")) },
-		"create in remote":      create(at("remote", "mine")),
-		"remove from remote":    func() error { return os.Remove(at("remote", "d")) },
-		"read local":            read(at("local", "r")),
-		"list local":            list(at("local")),
-		"list new":              list(at("new")),
-		"create in new":         create(at("new", "mine")),
-		"list sent":             list(at("sent")),
-		"read sent":             read(at("sent", "r")),
-		"move out of sent":      move("s", "sent", "remote"),
-		"move to sent":          move("b", "remote", "sent"),
-		"move to corrupt":       move("c", "remote", "corrupt"),
-		"move to new":           move("e", "remote", "new"),
-		"move out of local":     move("l", "local", "sent"),
-		"append to log":         func() error { return appendTo(at("log", "a")) },
-		"create in log":         create(at("log", "new")),
-		"remove from log":       func() error { return os.Remove(at("log", "b")) },
-		"remove ballast":        func() error { return os.Remove(at("ballast")) },
-		"own lock":              func() error { return lock(at("lock", "net")) },
-		"other lock":            func() error { return lock(at("lock", "queue")) },
-		"chmod":                 func() error { return os.Chmod(at("mine"), 0o640) },
+		"read outside":       read(filepath.Join(s.Outside, "secret")),
+		"write outside":      create(filepath.Join(s.Outside, "new")),
+		"truncate outside":   func() error { return os.Truncate(filepath.Join(s.Outside, "secret"), 0) },
+		"read through link":  read(at("remote", "link")),
+		"read remote":        read(at("remote", "g")),
+		"list remote":        list(at("remote")),
+		"sync remote":        func() error { return syncDir(at("remote")) },
+		"create in remote":   create(at("remote", "mine")),
+		"remove from remote": func() error { return os.Remove(at("remote", "d")) },
+		"read local":         read(at("local", "r")),
+		"list local":         list(at("local")),
+		"list new":           list(at("new")),
+		"create in new":      create(at("new", "mine")),
+		"list sent":          list(at("sent")),
+		"read sent":          read(at("sent", "r")),
+		"move out of sent":   move("s", "sent", "remote"),
+		"move to sent":       move("b", "remote", "sent"),
+		"move to corrupt":    move("c", "remote", "corrupt"),
+		"move to new":        move("e", "remote", "new"),
+		"move out of local":  move("l", "local", "sent"),
+		"append to log":      func() error { return appendTo(at("log", "a")) },
+		"create in log":      create(at("log", "new")),
+		"remove from log":    func() error { return os.Remove(at("log", "b")) },
+		"remove ballast":     func() error { return os.Remove(at("ballast")) },
+		"own lock":           func() error { return lock(at("lock", "net")) },
+		"other lock":         func() error { return lock(at("lock", "queue")) },
+		"chmod":              func() error { return os.Chmod(at("mine"), 0o640) },
+		"chmod setuid":       func() error { return unix.Chmod(at("mine"), 0o4750) },
+		"chmod setgid":       func() error { return unix.Fchmodat(unix.AT_FDCWD, at("mine"), 0o2750, 0) },
+		"fchmod setuid":      func() error { return unix.Fchmod(0, 0o4755) },
+		"fchmodat2 setuid":   func() error { return unix.Fchmodat(unix.AT_FDCWD, at("mine"), 0o4750, unix.AT_SYMLINK_NOFOLLOW) },
+		"create setuid":      openWith(at("new", "setuid"), unix.O_CREAT|unix.O_WRONLY, 0o4755),
+		"create setgid":      openWith(at("new", "setgid"), unix.O_CREAT|unix.O_WRONLY, 0o2755),
+		"unnamed setuid":     openWith(at("new"), unix.O_TMPFILE|unix.O_WRONLY, 0o4755),
+		"openat2": func() error {
+			fd, err := unix.Openat2(unix.AT_FDCWD, at("new", "setuid"), &unix.OpenHow{Flags: unix.O_CREAT | unix.O_WRONLY, Mode: 0o4755})
+			if err == nil {
+				unix.Close(fd)
+			}
+			return err
+		},
 		"read /etc":             read("/etc/passwd"),
 		"mounts":                read("/proc/self/mountinfo"),
 		"environment of parent": read(fmt.Sprintf("/proc/%d/environ", os.Getppid())),
@@ -352,4 +366,15 @@ func accept() error {
 		return err
 	}
 	return c.Close()
+}
+
+// openWith makes a file of a mode.
+func openWith(path string, flags int, mode uint32) func() error {
+	return func() error {
+		fd, err := unix.Open(path, flags, mode)
+		if err == nil {
+			unix.Close(fd)
+		}
+		return err
+	}
 }
