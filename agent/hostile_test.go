@@ -113,6 +113,7 @@ func TestHostile(t *testing.T) {
 		"content with a huge offset":   {encoded(readAnswer, func(e *encoder) { e.uint(0); e.uint(1 << 62); e.uint(1) })},
 		"content in a huge piece":      {encoded(readAnswer, func(e *encoder) { e.uint(0); e.uint(0); e.uint(1 << 30) })},
 		"content again and again":      slices.Repeat([][]byte{encodeRead(span{n: maxChunk})}, contentTimes*maxChunk/requestCost+200),
+		"content of another job":       slices.Repeat([][]byte{encodeRead(span{job: 1 << 40, n: maxChunk})}, lateReads+1),
 		"forward: user":                {target(forward.User, "root")},
 		"forward: include":             {target(forward.Include, "/etc/shadow")},
 		"forward: relative file":       {target(forward.File, "x")},

@@ -33,6 +33,11 @@ const (
 	requestCost  = 4 << 10
 )
 
+// lateReads is how often the content of jobs that are not in hand any more may be
+// asked for, from one batch to the next: what a command that was killed had still to
+// read.
+const lateReads = 64
+
 var (
 	errStopped = errors.New("it does not answer: stopped, or hanging")
 	errSlow    = errors.New("it took too long")
@@ -52,6 +57,7 @@ type link struct {
 	err     error     // why it is down
 	pinged  time.Time // when the ping was sent that is not answered yet
 	jobs    uint64    // sent before the batch
+	late    int       // requests for their content since it began
 	batch   *batch
 	forward *reading
 
@@ -181,7 +187,9 @@ func (l *link) takePart(p part) error {
 // An agent gets the content, and nothing else of the file that it stands in.
 func (l *link) content(s span) ([]byte, error) {
 	if l.batch == nil || s.job < l.jobs || s.job-l.jobs >= uint64(len(l.batch.jobs)) {
-		// What a command that was killed had still to read.
+		if l.late++; l.late > lateReads {
+			return nil, fmt.Errorf("%w: it asks for content that is not in hand", errProtocol)
+		}
 		return nil, nil
 	}
 	i := int(s.job - l.jobs)
@@ -298,7 +306,7 @@ func (l *link) deliver(ctx context.Context, jobs []*Job, done func(*Job)) (int, 
 		b.budget = append(b.budget, contentTimes*(j.Message.Size+maxChunk))
 	}
 	l.mu.Lock()
-	l.batch = b
+	l.batch, l.late = b, 0
 	l.mu.Unlock()
 	defer func() {
 		// Nothing is read from the messages any more when this has returned.
