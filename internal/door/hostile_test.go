@@ -364,6 +364,68 @@ func TestTrickle(t *testing.T) {
 	}
 }
 
+// TestEndlessList: who takes a listing slowly, but takes it, loses the place too.
+func TestEndlessList(t *testing.T) {
+	b := newBench(t, func(s *Server) {
+		as(1234)(s)
+		s.idle = 20 * time.Millisecond
+		s.o.List = func(int, bool) (iter.Seq[[]byte], error) {
+			return func(yield func([]byte) bool) {
+				for yield([]byte("entry")) {
+				}
+			}, nil
+		}
+	})
+	conn := b.connect()
+	b.send(conn, "l")
+	for {
+		if _, _, err := conn.Receive(maxFrame, 0); err != nil {
+			break
+		}
+	}
+	b.idle()
+}
+
+// TestLists: a user who lists in a loop waits a multiple of what it costs, and
+// nobody else does.
+func TestLists(t *testing.T) {
+	var l limits
+	now := time.Unix(1e9, 0)
+	if l.enter(7) != nil || l.enter(8) != nil || l.list(7, now) != nil {
+		t.Fatal("no place")
+	}
+	if r := l.list(7, now); r == nil || r.Kind != Busy {
+		t.Errorf("twice at a time: %v", r)
+	}
+	l.unlist(7, now, time.Second)
+	l.leave(7, 0)
+	if l.enter(7) != nil {
+		t.Fatal("no place")
+	}
+	if r := l.list(7, now.Add(listRest*time.Second-1)); r == nil || r.Kind != Busy {
+		t.Errorf("at once: %v", r)
+	}
+	if r := l.list(8, now); r != nil {
+		t.Errorf("another: %v", r)
+	}
+	l.unlist(8, now, 0)
+	if r := l.list(8, now); r != nil {
+		t.Errorf("one who may: %v", r)
+	}
+	if r := l.list(7, now.Add(listRest*time.Second)); r != nil {
+		t.Errorf("later: %v", r)
+	}
+	now = now.Add(time.Minute)
+	l.unlist(7, now, time.Hour)
+	if r := l.list(7, now.Add(longestRest)); r != nil {
+		t.Errorf("after a long one: %v", r)
+	}
+	l.unlist(7, now.Add(2*longestRest), 0)
+	if len(l.rests) != 0 {
+		t.Errorf("kept: %v", l.rests)
+	}
+}
+
 // TestHeld: one user's envelopes can't fill the memory.
 func TestHeld(t *testing.T) {
 	var l limits

@@ -20,6 +20,7 @@ type limits struct {
 	mu    sync.Mutex
 	total use // of all but root
 	users map[int]*use
+	rests map[int]time.Time // until when a user, who was there just now, may not list
 }
 
 // use is what a user takes.
@@ -77,22 +78,46 @@ func (l *limits) hold(uid, octets int) *Refusal {
 	return nil
 }
 
+// listRest is how many times as long as a listing took a user has to wait for the
+// next one, and longestRest the bound of that: to list is to read everybody's
+// messages. A client that is told to come again has more patience.
+const (
+	listRest    = 4
+	longestRest = busyTime / 2
+)
+
 // list takes a user's turn to list the queue, unlist gives it back.
-func (l *limits) list(uid int) *Refusal {
+func (l *limits) list(uid int, now time.Time) *Refusal {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	u := l.user(uid)
 	if u.listing {
 		return refuse(Busy, "uid %d is listing the queue already", uid)
 	}
+	if now.Before(l.rests[uid]) {
+		return refuse(Busy, "uid %d has listed the queue just now", uid)
+	}
 	u.listing = true
 	return nil
 }
 
-func (l *limits) unlist(uid int) {
+// unlist says how long the reading took, or nothing for who may list as often as he
+// likes.
+func (l *limits) unlist(uid int, now time.Time, took time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.user(uid).listing = false
+	for other, until := range l.rests {
+		if !now.Before(until) {
+			delete(l.rests, other)
+		}
+	}
+	if took > 0 {
+		if l.rests == nil {
+			l.rests = make(map[int]time.Time)
+		}
+		l.rests[uid] = now.Add(min(listRest*took, longestRest))
+	}
 }
 
 // idle reports whether nobody is here.

@@ -224,21 +224,30 @@ func (c *session) list() error {
 	if s.o.List == nil {
 		return refuse(Denied, "the queue is not listed here")
 	}
-	if r := s.limits.list(c.uid); r != nil {
+	if r := s.limits.list(c.uid, time.Now()); r != nil {
 		return r
 	}
-	defer s.limits.unlist(c.uid)
+	var took time.Duration
+	defer func() { s.limits.unlist(c.uid, time.Now(), took) }()
 	s.listing <- struct{}{}
+	begun := time.Now()
 	entries, err := s.o.List(c.uid, s.mayAll(c.uid))
+	if !s.mayAll(c.uid) {
+		took = time.Since(begun)
+	}
 	<-s.listing
 	if err != nil {
 		err = fmt.Errorf("list: %w", err)
 		s.trouble(err)
 		return err
 	}
+	end := time.Now().Add(2 * s.idle) // as long as somebody takes it, it is held in memory
 	for entry := range entries {
 		if len(entry) > maxPayload {
 			continue
+		}
+		if time.Now().After(end) {
+			return errGone
 		}
 		if err := c.say(append([]byte{sayEntry}, entry...)); err != nil {
 			return err
