@@ -264,6 +264,56 @@ func TestCrowd(t *testing.T) {
 	}
 }
 
+// TestManyUids: one who holds all places, from as many uids as he likes, gives one
+// back for who comes next; who has just come keeps his.
+func TestManyUids(t *testing.T) {
+	uids := make(chan int, 1000)
+	b := newBench(t, func(s *Server) {
+		s.peer = func(int) (int, error) { return <-uids, nil }
+		s.sure = 0
+	})
+	var conns []*wire.Conn
+	for i := range maxConns {
+		uids <- 100000 + i/maxUserConns
+		conns = append(conns, b.connect())
+	}
+	for range 100 {
+		uids <- 1000
+	}
+	if _, err := submit(b.client, recipients(1), text); err != nil {
+		t.Fatal(err)
+	}
+	gave := 0
+	for _, conn := range conns {
+		if err := conn.SetReadDeadline(time.Now().Add(time.Millisecond)); err != nil {
+			t.Fatal(err)
+		}
+		if frame, _, err := conn.Receive(maxFrame, 0); err == nil {
+			gave++
+			if string(frame) != "xb others wait for the place" {
+				t.Errorf("answer %q", frame)
+			}
+		}
+	}
+	if gave != 1 {
+		t.Errorf("%d gave their place", gave)
+	}
+	b.server.mu.Lock()
+	defer b.server.mu.Unlock()
+	b.server.sure = time.Hour
+	for c := range b.server.open {
+		c.gives = false
+	}
+	b.server.mu.Unlock()
+	b.server.makeRoom()
+	b.server.mu.Lock()
+	for c := range b.server.open {
+		if c.gives {
+			t.Error("a fresh one is to go")
+		}
+	}
+}
+
 // gone waits until no more than n connections of a user are left.
 func (b *bench) gone(uid, n int) {
 	b.t.Helper()

@@ -23,6 +23,9 @@ type limits struct {
 	rests map[int]time.Time // until when a user, who was there just now, may not list
 }
 
+// errFull says that all places are taken.
+var errFull = refuse(Busy, "%d connections are open already", maxConns)
+
 // use is what a user takes.
 type use struct {
 	conns   int
@@ -41,7 +44,7 @@ func (l *limits) enter(uid int) *Refusal {
 	case uid == 0 && u.conns >= maxRootConns, uid != 0 && u.conns >= maxUserConns:
 		return refuse(Busy, "uid %d has %d connections here already", uid, u.conns)
 	case uid != 0 && l.total.conns >= maxConns:
-		return refuse(Busy, "%d connections are open already", l.total.conns)
+		return errFull
 	}
 	u.conns++
 	if uid != 0 {

@@ -55,6 +55,7 @@ const Role = "door"
 const (
 	clientIdle = 30 * time.Second // for the next frame, or for taking one
 	clientTime = 10 * time.Minute // for everything up to the commit
+	sureTime   = 2 * time.Second  // that nobody takes away who waits for a place
 )
 
 // maxKept is how many sockets with files from clients the process keeps open, as
@@ -68,6 +69,7 @@ var errKept = errors.New("clients have sent too many files, which only the end o
 type Server struct {
 	o          Options
 	idle, time time.Duration
+	sure       time.Duration
 	peer       func(fd int) (int, error)
 
 	limits  limits
@@ -90,7 +92,7 @@ func New(o Options) *Server {
 	if o.MinFree == nil {
 		o.MinFree = func() int64 { return 0 }
 	}
-	s := &Server{o: o, idle: clientIdle, time: clientTime, peer: peer, listing: make(chan struct{}, 1), open: make(map[*session]bool)}
+	s := &Server{o: o, idle: clientIdle, time: clientTime, sure: sureTime, peer: peer, listing: make(chan struct{}, 1), open: make(map[*session]bool)}
 	s.flusher.do = func() error {
 		err := o.Flush()
 		if err != nil {
@@ -192,6 +194,9 @@ func (s *Server) welcome(fd int) {
 	} else {
 		refused = s.limits.enter(uid)
 	}
+	if refused == errFull {
+		s.makeRoom()
+	}
 	if refused != nil {
 		// The buffer of a new connection is empty: there is room for this.
 		_ = c.conn.SetWriteDeadline(time.Now().Add(time.Millisecond))
@@ -199,7 +204,8 @@ func (s *Server) welcome(fd int) {
 		s.close(c)
 		return
 	}
-	c.end = time.Now().Add(s.time)
+	c.begun = time.Now()
+	c.end = c.begun.Add(s.time)
 	s.mu.Lock()
 	s.open[c] = true
 	s.mu.Unlock()
@@ -211,6 +217,34 @@ func (s *Server) welcome(fd int) {
 		s.close(c)
 		s.limits.leave(uid, c.held)
 	})
+}
+
+// makeRoom takes a place away where all are taken: one of the user who has the most of
+// them, and there the oldest, unless that is fresh or its message complete. A user with
+// a range of uids of his own, as for containers, else held all of them from a few.
+func (s *Server) makeRoom() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	have := make(map[int]int)
+	for c := range s.open {
+		if c.gives {
+			return // one is on its way out
+		}
+		have[c.uid]++
+	}
+	var victim *session
+	for c := range s.open {
+		if c.uid == 0 || time.Since(c.begun) < s.sure {
+			continue
+		}
+		if victim == nil || have[c.uid] > have[victim.uid] || have[c.uid] == have[victim.uid] && c.begun.Before(victim.begun) {
+			victim = c
+		}
+	}
+	if victim != nil {
+		victim.gives = true
+		_ = victim.conn.SetReadDeadline(time.Unix(1, 0))
+	}
 }
 
 // close ends the connection of a session.

@@ -17,8 +17,10 @@ type session struct {
 	server *Server
 	uid    int
 	conn   *wire.Conn
+	begun  time.Time
 	end    time.Time // of the client's time
 	held   int       // octets of the envelope, as limits count them
+	gives  bool      // its place to others; under server.mu
 }
 
 // errGone says that the client has closed the connection or broken the
@@ -42,8 +44,8 @@ func (c *session) next() (byte, []byte, error) {
 	frame, _, err := c.conn.Receive(maxFrame, 0)
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		if c.stopped() {
-			return 0, nil, refuse(Busy, "the service is stopping")
+		if why := c.hurried(); why != "" {
+			return 0, nil, refuse(Busy, "%s", why)
 		}
 		return 0, nil, refuse(Tempfail, "you were silent for too long")
 	case errors.Is(err, wire.ErrTooLong), errors.Is(err, wire.ErrFiles), err == nil && len(frame) == 0:
@@ -64,16 +66,23 @@ func (c *session) patience() error {
 	if c.end.Before(until) {
 		until = c.end
 	}
-	if s.stopped {
+	if s.stopped || c.gives {
 		until = time.Unix(1, 0)
 	}
 	return c.conn.SetReadDeadline(until)
 }
 
-func (c *session) stopped() bool {
+// hurried returns why the client has no more time, "" if it used it up.
+func (c *session) hurried() string {
 	c.server.mu.Lock()
 	defer c.server.mu.Unlock()
-	return c.server.stopped
+	switch {
+	case c.server.stopped:
+		return "the service is stopping"
+	case c.gives:
+		return "others wait for the place"
+	}
+	return ""
 }
 
 // say sends an answer.
