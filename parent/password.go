@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"time"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -125,13 +126,18 @@ func (p *parent) password(ctx context.Context, login, host string) (string, erro
 // temporary keeps the text of an error and nothing else.
 func temporary(err error) error { return errors.New(err.Error()) }
 
-// validLogin and validHost say what may stand in the environment of the command.
+// validLogin and validHost say what may stand in the environment of the command:
+// nothing that leads it to another secret than one of that name, even where it puts
+// the name into a path, or does without quotes.
 func validLogin(s string) bool {
-	bad := func(r rune) bool { return r < 0x20 || r >= 0x7f && r < 0xa0 }
-	return s != "" && len(s) <= 512 && s[0] != '-' && utf8.ValidString(s) && !strings.ContainsFunc(s, bad)
+	good := func(r rune) bool {
+		return r < utf8.RuneSelf && strings.ContainsRune("@._+-=%:\\", r) || unicode.IsLetter(r) || unicode.IsMark(r) || unicode.IsDigit(r)
+	}
+	bad := func(r rune) bool { return !good(r) }
+	return s != "" && len(s) <= 512 && s[0] != '-' && s[0] != '.' && utf8.ValidString(s) && !strings.ContainsFunc(s, bad)
 }
 
 func validHost(s string) bool {
 	const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_:[]%"
-	return s != "" && len(s) <= 255 && s[0] != '-' && strings.Trim(s, letters) == ""
+	return s != "" && len(s) <= 255 && s[0] != '-' && s[0] != '.' && strings.Trim(s, letters) == ""
 }

@@ -532,6 +532,25 @@ func TestPassword(t *testing.T) {
 	}
 }
 
+// TestLogin: what a login may be, and that none leads elsewhere.
+func TestLogin(t *testing.T) {
+	for _, good := range []string{"joe", "joe.doe+x@mail.example", "CORP\\joe", "joe%site", "jörg", "a_b-c=d:e", "0"} {
+		if !validLogin(good) {
+			t.Errorf("%q is refused", good)
+		}
+	}
+	for _, bad := range []string{"", "-x", ".", "..", ".x", "../../bank", "a/b", "/etc", "a b", "a\tb", "a*", "a?", "[a]", "$HOME", "`id`", "a;b", "a|b", "a&b", "a>b", "a'b", `a"b`, "{a,b}", "~a", "a\nb", "a\u0085b", "a\u00a0b", "\xff", strings.Repeat("a", 513)} {
+		if validLogin(bad) {
+			t.Errorf("%q is taken", bad)
+		}
+	}
+	for _, bad := range []string{"..", ".", ".x", "a/b", "-h"} {
+		if validHost(bad) {
+			t.Errorf("host %q is taken", bad)
+		}
+	}
+}
+
 // FuzzRequest is a queue process that sends what it likes: nothing it says makes
 // anything start as root, as a user of the mail system, or with a path or
 // command of its own.

@@ -64,13 +64,13 @@ func TestNetAsksForPasswords(t *testing.T) {
 	v := m.startUnready()
 	e := next()
 	before := m.files()
-	for i, login := range []string{"joe", "$(touch /home/carol/canary)", "`touch /home/carol/canary`", `";touch /home/carol/canary;"`, "../../etc/passwd", "x=y z"} {
+	for i, login := range []string{"joe", "joe.doe+x@mail.example", "x=y"} {
 		want := "ok 2003 2003 " + login + "@mx.example"
 		if got := e.ask(uint32(i+1), 'w', login, "mx.example"); got != want {
 			t.Errorf("%q: %q, want %q", login, got, want)
 		}
 	}
-	for _, bad := range [][]string{{"joe", "mx;touch /home/carol/canary"}, {"joe\nPATH=/tmp", "mx"}, {"-c", "mx"}, {"joe", ""}, {"joe", "mx", "touch /home/carol/canary"}, {strings.Repeat("a", 600), "mx"}} {
+	for _, bad := range [][]string{{"joe", "mx;touch /home/carol/canary"}, {"$(touch /home/carol/canary)", "mx"}, {"../../etc/passwd", "mx"}, {"joe\nPATH=/tmp", "mx"}, {"-c", "mx"}, {"joe", ""}, {"joe", "mx", "touch /home/carol/canary"}, {strings.Repeat("a", 600), "mx"}} {
 		if !e.last(evilOrder{Do: "send", Data: frame(9, 0, 'w', bad...)}) {
 			t.Fatalf("%q: it lives", bad)
 		}
