@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -237,7 +238,7 @@ func (w *writer) messages() {
 		Recipients: []spooldir.Recipient{
 			{Address: "bob@example.org", Notify: "SUCCESS,FAILURE", ORCPT: "rfc822;bob@example.org"},
 			{Address: "team"},
-			{Address: "odd \n%\"name\"@grün.example"},
+			{Address: "odd %\"name\"@grün.example"},
 			{Address: strings.Repeat("%long", 100) + "@example.org"},
 		},
 	}, "Subject: gr\xfc\xdfe\r\n\n\x00 no newline at the end")
@@ -254,7 +255,7 @@ func (w *writer) messages() {
 	for range 50 {
 		addr := make([]byte, 1+random.IntN(200))
 		for i := range addr {
-			if addr[i] = byte(random.IntN(256)); random.IntN(2) == 0 {
+			if addr[i] = byte(random.IntN(256)); addr[i] < ' ' || addr[i] == 0x7f || random.IntN(2) == 0 {
 				addr[i] = 'x'
 			}
 		}
@@ -285,7 +286,7 @@ func (w *writer) messages() {
 
 // spoiled puts files there that are no messages, and has the program say so.
 func (w *writer) spoiled() {
-	good := w.put(spooldir.Envelope{UID: 3, Sender: "s", Recipients: []spooldir.Recipient{{Address: "one"}, {Address: "two"}}}, "Subject: x\n\nbody\n")
+	good := w.put(spooldir.Envelope{UID: 3, Sender: "sss", Recipients: []spooldir.Recipient{{Address: "one"}, {Address: "two"}}}, "Subject: x\n\nbody\n")
 	delete(w.placed, "new/"+good[1].String())
 	os.Remove(filepath.Join(w.spool.Path(), "new", good[1].String()))
 	data := read(w.t, filepath.Join(w.spool.Path(), "new", good[0].String()))
@@ -301,7 +302,8 @@ func (w *writer) spoiled() {
 		mode                      os.FileMode
 	}{
 		{"permfail", two, swap("body", "bodY"), "checksum of the content", 0o640},
-		{"tempfail", two, swap("sender s", "sender S"), "checksum of the envelope", 0o640},
+		{"tempfail", two, swap("sender sss", "sender Sss"), "checksum of the envelope", 0o640},
+		{"permfail", id + ".1-one", sealed(swap("sender sss", "sender %0A")), "a control character", 0o640},
 		{"local", two, data[:len(data)-1], "length of the content", 0o640},
 		{"remote", two, data[:100], "size of the envelope", 0o640},
 		{"forwarding", two, swap("dma-message 1", "dma-message 2"), "first line", 0o640},
@@ -320,6 +322,13 @@ func (w *writer) spoiled() {
 			w.t.Errorf("%s/%s, %s: the program itself says %v", c.state, c.file, c.reason, err)
 		}
 	}
+}
+
+// sealed gives a message that was changed the checksum of its envelope.
+func sealed(data string) string {
+	envelope, _, _ := strings.Cut(data, "\n\n")
+	sum := crc32.Checksum([]byte(envelope[29:]+"\n\n"), crc32.MakeTable(crc32.Castagnoli))
+	return data[:len("dma-message 1 crc32c=")] + fmt.Sprintf("%08x", sum) + data[29:]
 }
 
 // open has the program judge a file.

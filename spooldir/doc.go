@@ -90,7 +90,10 @@
 // and orcpt (RFC 3461). All but address stand only in children.
 //
 // Values are encoded: octets from 0x21 to 0x7e other than % stand, every other
-// one is %XX with upper-case digits. So no value holds a blank or a newline.
+// one is %XX with upper-case digits. So no value holds a blank or a newline. A
+// control character (an octet below 0x20, or 0x7f) can be written so and is
+// nevertheless an error in every value, but for a tab in a target: no door takes
+// one, and mailboxes, sessions and reports are made of lines.
 //
 // An empty line ends the envelope. The length of the file is size + LENGTH. A
 // committed file for which any of this does not hold goes to corrupt. What only

@@ -59,7 +59,7 @@ func (s *Spool) Create(e *Envelope) (*Draft, error) {
 			return nil, err
 		}
 	}
-	if err := d.env.checkInternal(); err != nil {
+	if err := d.env.check(); err != nil {
 		return nil, err
 	}
 	path := s.file(Tmp, d.env.ID)

@@ -365,6 +365,11 @@ func (r *Recipient) field(key string) *string {
 
 // check refuses a recipient that no writer of ours makes.
 func (r *Recipient) check() error {
+	for _, s := range [...]string{r.Address, r.User, r.Detail, strings.ReplaceAll(r.Target, "\t", ""), r.Source, r.Original, r.Notify, r.ORCPT} {
+		if hasControl(s) {
+			return errControl
+		}
+	}
 	switch {
 	case r.Address == "":
 		return errors.New("a recipient without address")
@@ -387,7 +392,33 @@ func (p *envelopeParser) finish() (*Envelope, error) {
 	if len(p.e.Recipients) != p.recipients {
 		return nil, fmt.Errorf("the envelope has %d recipients instead of %d", len(p.e.Recipients), p.recipients)
 	}
-	return p.e, p.e.checkInternal()
+	return p.e, p.e.check()
+}
+
+// errControl refuses what would break out of its line in a mailbox, a session or
+// a report. No door takes it: only somebody who has taken the submitting program
+// over can have written it.
+var errControl = errors.New("a control character in an address or an option")
+
+// hasControl reports whether s has a control character.
+func hasControl(s string) bool {
+	for i := 0; i < len(s); i++ {
+		if s[i] < ' ' || s[i] == 0x7f {
+			return true
+		}
+	}
+	return false
+}
+
+// check refuses what no writer of ours makes, of all but the recipients.
+func (e *Envelope) check() error {
+	if hasControl(e.Sender) || hasControl(e.EnvelopeID) {
+		return errControl
+	}
+	if e.Return != "" && e.Return != "FULL" && e.Return != "HDRS" {
+		return fmt.Errorf("RET %q", clip(e.Return))
+	}
+	return e.checkInternal()
 }
 
 // checkInternal makes sure that what only dma makes stands only in messages

@@ -60,6 +60,14 @@ def decode(value):
     return text
 
 
+def decode_line(value, allowed=""):
+    """Decodes a value of an envelope, which has no control character."""
+    text = decode(value)
+    for c in text:
+        need(c >= " " and c != "\x7f" or c in allowed, "a control character")
+    return text
+
+
 def label(recipient):
     kind = recipient["kind"]
     if kind == "address":
@@ -87,7 +95,7 @@ def read_recipient(words, n, child):
     for word in words[2:]:
         key, _, value = word.partition("=")
         need(key in KEYS and key not in r, "an unknown or repeated key")
-        r[key] = decode(value)
+        r[key] = decode_line(value, "\t" if key == "target" else "")
         need(r[key] != "", "an empty value")
     kind = r["kind"]
     need("address" in r, "a recipient without address")
@@ -120,7 +128,7 @@ def read_envelope(text, ident):
             need(STAMP.fullmatch(rest), "arrival")
             e["arrival"] = rest
         elif key in ("sender", "envid"):
-            e[key] = decode(rest)
+            e[key] = decode_line(rest)
         elif key in ("uid", "depth"):
             need(NUMBER.fullmatch(rest), key)
             e[key] = int(rest)
