@@ -28,6 +28,8 @@ type intrusion struct {
 	Envelope spooldir.Envelope
 	Content  string
 	Tamper   string
+	Lines    []string
+	Names    []string
 }
 
 // intrude puts messages into the spool and returns their ids.

@@ -8,9 +8,9 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
-
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"dma/spooldir"
@@ -22,6 +22,11 @@ type intrusion struct {
 	Envelope spooldir.Envelope
 	Content  string
 	Tamper   string // append, truncate, empty, closed, open, rewrite, grow, lock, sparse
+
+	// Where Lines are given they are the envelope, without its first and its
+	// last line and whatever they say, and Names are those of its recipients.
+	Lines []string
+	Names []string
 }
 
 // intrude reads intrusions, carries them out, and prints their ids. What it locks
@@ -37,6 +42,12 @@ func intrude(spoolPath string) error {
 	}
 	var locked []*os.File
 	for _, x := range list {
+		if x.Lines != nil {
+			if err := forge(spoolPath, x); err != nil {
+				return err
+			}
+			continue
+		}
 		d, err := spool.Create(&x.Envelope)
 		if err != nil {
 			return err
@@ -116,6 +127,30 @@ func stretch(f *os.File, size int64) error {
 		return err
 	}
 	return f.Truncate(int64(len(head)) + size)
+}
+
+// forge commits a file whose checksums are right, and whose envelope no writer of
+// dma's makes.
+func forge(spoolPath string, x intrusion) error {
+	text := strings.Join(x.Lines, "\n") + "\n" +
+		fmt.Sprintf("content %020d crc32=%08x\n\n", len(x.Content), crc32.ChecksumIEEE([]byte(x.Content)))
+	const first = "dma-message 1 crc32=12345678"
+	rest := fmt.Sprintf(" size=%010d\n", len(first)+len(" size=1234567890\n")+len(text)) + text
+	data := fmt.Sprintf("dma-message 1 crc32=%08x%s%s", crc32.ChecksumIEEE([]byte(rest)), rest, x.Content)
+	place := filepath.Join(spoolPath, "new")
+	tmp := filepath.Join(spoolPath, "tmp", strings.SplitN(x.Names[0], ".", 2)[0])
+	if err := os.WriteFile(tmp, []byte(data), 0o600); err != nil {
+		return err
+	}
+	for _, name := range x.Names {
+		if err := os.Link(tmp, filepath.Join(place, name)); err != nil {
+			return err
+		}
+	}
+	if err := os.Remove(tmp); err != nil {
+		return err
+	}
+	return os.Chmod(filepath.Join(place, x.Names[0]), 0o640)
 }
 
 // crowd opens connections to a socket, and sends half a frame, a request whose
