@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -50,6 +51,7 @@ var actors = map[string]func(args []string) error{
 	"fifo":    actFIFO,
 	"steal":   actSteal,
 	"confine": actConfine,
+	"memory":  actMemory,
 }
 
 func actorMain(args []string) int {
@@ -259,6 +261,50 @@ func actSteal(args []string) error {
 		}
 	}
 	<-until()
+	return nil
+}
+
+// actMemory writes all memory of a process that can be read, traced so that it
+// stands still meanwhile, to the output.
+func actMemory(args []string) error {
+	pid, err := strconv.Atoi(args[0])
+	if err != nil {
+		return err
+	}
+	runtime.LockOSThread()
+	if err := unix.PtraceSeize(pid); err != nil {
+		return fmt.Errorf("seize: %w", err)
+	}
+	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
+	if err != nil {
+		return err
+	}
+	mem, err := os.Open(fmt.Sprintf("/proc/%d/mem", pid))
+	if err != nil {
+		return err
+	}
+	defer mem.Close()
+	piece := make([]byte, 1<<20)
+	for line := range strings.Lines(string(maps)) {
+		var from, to uint64
+		var mode string
+		if _, err := fmt.Sscanf(line, "%x-%x %s", &from, &to, &mode); err != nil {
+			return err
+		}
+		if mode[0] != 'r' || to > math.MaxInt64 { // as the vsyscall page is, which is the kernel's
+			continue
+		}
+		for from < to {
+			n, err := mem.ReadAt(piece[:min(to-from, uint64(len(piece)))], int64(from))
+			if _, err := os.Stdout.Write(piece[:n]); err != nil {
+				return err
+			}
+			from += uint64(n)
+			if err != nil {
+				break // a page of the kernel's, or one that has gone
+			}
+		}
+	}
 	return nil
 }
 

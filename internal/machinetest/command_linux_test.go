@@ -55,7 +55,7 @@ for d in tmp new local forwarding remote sent log; do
 	for f in /var/spool/dma/$d /var/spool/dma/$d/*; do cat "$f" >> spooled 2>> spooled.errors; done
 	true 2>> made.errors > /var/spool/dma/$d/x && echo $d >> made
 done
-for p in /proc/[0-9]*; do [ $p = /proc/$$ ] || { cat $p/environ; ls -l $p/fd; cat $p/mem; cat $p/maps; } > others 2> /dev/null; done
+for p in /proc/[0-9]*; do [ $p = /proc/$$ ] || { cat $p/environ; ls -l $p/fd; cat $p/maps; } > others 2> /dev/null; done
 cat > message
 /opt/dma/sendmail -f alice carol <<END
 Subject: from the command
