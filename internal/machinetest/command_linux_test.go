@@ -269,16 +269,16 @@ func TestCommandEnds(t *testing.T) {
 // Others' mail flows on, and in the end everything is there, in each mailbox
 // once.
 func TestAgentAttack(t *testing.T) {
-	needLong(t)
 	m := newMachine(t)
+	m.installHasty()
 	v := m.start()
 	for _, sig := range []syscall.Signal{syscall.SIGKILL, syscall.SIGSTOP, syscall.SIGTERM, syscall.SIGQUIT, syscall.SIGUSR1} {
 		word := unix.SignalName(sig)
-		const messages = 50
-		harass := m.begin("alice", "harass", strconv.Itoa(int(sig)), "200")
+		const messages = 12
+		harass := m.begin("alice", "harass", strconv.Itoa(int(sig)), "60")
 		for i := range messages {
 			m.submit("mallory", fmt.Sprintf("%s %d", word, i), "alice", "carol")
-			if i%10 == 9 {
+			if i == messages/2 {
 				m.root("", dmaFile, "-q").want(t, 0)
 			}
 		}
@@ -289,7 +289,7 @@ func TestAgentAttack(t *testing.T) {
 			m.do(err)
 			_ = syscall.Kill(pid, syscall.SIGCONT)
 		}
-		// An agent that had to be killed has a minute off: a restart does not wait.
+		// An agent that had to be killed has some time off.
 		v.await("alice's mail delivered or waiting after "+word, func() bool { return len(m.queued()) == len(m.in("tempfail")) })
 		m.root("", dmaFile, "-q").want(t, 0)
 		v.await("alice's mail after "+word, func() bool {
@@ -406,8 +406,8 @@ func TestAgentTrace(t *testing.T) {
 // its lock and its connection, and hold them beyond its end. That keeps back the
 // mail of that user alone, and until they are given back.
 func TestAgentSteal(t *testing.T) {
-	needLong(t)
 	m := newMachine(t, "COMMANDTIME 5s")
+	m.installHasty()
 	m.script("bob", "touch /home/bob/began\nwhile [ ! -e /home/bob/go ]; do sleep 0.1; done\n")
 	v := m.start()
 	m.submit("mallory", "first", "bob")
@@ -433,7 +433,7 @@ func TestAgentSteal(t *testing.T) {
 	}
 	t.Log(strings.TrimSpace(m.root("", dmaFile, "-bp").stdout))
 	steal.end()
-	v.stop() // a restart does not wait out the minute that the user has to
+	v.stop() // a restart does not wait out what the user has to
 	v = m.start()
 	m.root("", dmaFile, "-q").want(t, 0)
 	v.empties(m)

@@ -509,13 +509,3 @@ func (m *machine) owner(path string) string {
 func ownerText(uid, gid int, mode fs.FileMode) string {
 	return fmt.Sprintf("%d:%d %o", uid, gid, mode)
 }
-
-// needLong skips a test that waits for limits of the service which no test can
-// shorten, where long ones are not wanted; a quicker test has the same in part.
-func needLong(t testing.TB) {
-	t.Helper()
-	crashtest.Need(t, nil)
-	if os.Getenv("DMA_LONG_TESTS") == "" {
-		t.Skip("it takes most of a minute: set DMA_LONG_TESTS=1")
-	}
-}

@@ -96,10 +96,12 @@ func TestTorn(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			conf := []string{"RETRY_MIN 1m"} // what failed is not to come back before the others
 			if name == "stopped" {
-				needLong(t)
 				conf = []string{"RETRY_MIN 1s", "RETRY_MAX 2s"}
 			}
 			m := newMachine(t, conf...)
+			if name == "stopped" {
+				m.installHasty()
+			}
 			v := m.start()
 			want := map[string]int{"first": 1, "big": 1}
 			m.submit("alice", "first", "bob")
@@ -115,7 +117,7 @@ func TestTorn(t *testing.T) {
 			}
 			v.await("big message", func() bool { return len(m.in("local")) == 0 && len(m.in("forwarding")) == 0 })
 			if name == "stopped" {
-				v.stop() // which forgets that bob gets no agent for a minute
+				v.stop() // which forgets that bob gets no agent for a while
 				v = m.start()
 			}
 			v.empties(m)
