@@ -26,7 +26,7 @@ type Set []string
 // the programs that send and take mail on a host.
 func Peers() Set {
 	return Set{"postfix", "libsasl2-modules", "dovecot-core", "dovecot-lmtpd", "procmail", "vacation", "mutt",
-		"bsd-mailx", "maildrop", "cron", "ncurses-base"}
+		"bsd-mailx", "maildrop", "cron", "ncurses-base", "libnss-extrausers"}
 }
 
 // CDMA returns the set with the DragonFly Mail Agent, which conflicts with Postfix.
