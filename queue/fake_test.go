@@ -300,6 +300,7 @@ func (f *fixture) start() {
 		}
 	}
 	f.q.forwarding.Run = collect(spooldir.Forwarding)
+	f.q.slowly.Run = collect(spooldir.Forwarding)
 	f.q.local.Run = collect(spooldir.Local)
 	f.q.commands.Run = collect(spooldir.Local)
 	for _, l := range f.q.lanes() {

@@ -19,6 +19,33 @@ func (q *Queue) handleForwarding(ctx context.Context, name spooldir.Name) (time.
 	return time.Time{}, q.lineUp(ctx, spooldir.Forwarding, name, lanes)
 }
 
+// slowForward is how long reading a .forward may take among all users. Someone for
+// whom it took longer, whose home is on a file server that is down perhaps, is read
+// for in lanes that only the like use, until that is quick again: there may be many
+// of them, and each read takes its whole limit.
+const slowForward = 5 * time.Second
+
+// isSlow reports whether the .forward of a user was slow to read the last time.
+func (q *Queue) isSlow(user string) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.slow[user]
+}
+
+// readTook remembers how long it took to read the .forward of a user.
+func (q *Queue) readTook(user string, d time.Duration) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if d >= slowForward {
+		q.slow[user] = true
+	} else {
+		delete(q.slow, user)
+	}
+}
+
+// errSlow says that a .forward is to be read in the lanes of the slow.
+var errSlow = errors.New("the .forward was slow to read")
+
 // lineUp adds the recipients of a message that stand in state to the lanes of
 // their users.
 func (q *Queue) lineUp(ctx context.Context, state spooldir.State, name spooldir.Name, lanes func(*spooldir.Recipient) *states.Lanes[spooldir.Name]) error {
@@ -61,6 +88,16 @@ func (q *Queue) toLanes(ctx context.Context, m *spooldir.Message, numbers []int,
 // runForwarding reads a user's .forward once for a batch of recipients, and
 // moves each on: to its mailbox, or into a child.
 func (q *Queue) runForwarding(ctx context.Context, user string, names []spooldir.Name) {
+	q.runForwards(ctx, user, names, func() bool { return !q.isSlow(user) })
+}
+
+// runSlowly is runForwarding in the lanes of the slow.
+func (q *Queue) runSlowly(ctx context.Context, user string, names []spooldir.Name) {
+	q.runForwards(ctx, user, names, func() bool { return true })
+}
+
+// runForwards leaves to the lanes of the slow what it may not read here.
+func (q *Queue) runForwards(ctx context.Context, user string, names []spooldir.Name, may func() bool) {
 	u, err := q.users.Lookup(ctx, user)
 	if err != nil {
 		q.trouble(spooldir.Forwarding, names[0], err)
@@ -77,13 +114,23 @@ func (q *Queue) runForwarding(ctx context.Context, user string, names []spooldir
 		}
 		err := q.forwardOne(ctx, u, name, func(detail string) (forward.Result, error) {
 			a, ok := answers[detail]
+			if !ok && !may() {
+				return a.result, errSlow
+			}
 			if !ok {
+				began := q.clock.Now()
 				a.result, a.err = q.agent.Forward(ctx, u, detail)
+				if ctx.Err() == nil {
+					q.readTook(u.Name, q.clock.Now().Sub(began))
+				}
 				answers[detail] = a
 			}
 			return a.result, a.err
 		})
-		if err != nil && ctx.Err() == nil {
+		switch {
+		case errors.Is(err, errSlow):
+			q.slowly.Add(user, name.String(), name)
+		case err != nil && ctx.Err() == nil:
 			q.later(spooldir.Forwarding, name, err)
 		}
 	}
@@ -106,6 +153,9 @@ func (q *Queue) forwardOne(ctx context.Context, u passwd.User, name spooldir.Nam
 	found, err := read(detail)
 	if ctx.Err() != nil {
 		return ctx.Err()
+	}
+	if errors.Is(err, errSlow) {
+		return err
 	}
 	if err := m.Lock(ctx); err != nil {
 		return err

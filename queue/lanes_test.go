@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -87,6 +89,125 @@ func TestHangingCommands(t *testing.T) {
 	cancel()
 	if err := <-stopped; err != nil {
 		t.Error(err)
+	}
+}
+
+// TestSlowForwards: homes that do not answer, of more users than there are lanes,
+// delay others' mail once at most: from then on these users wait among the like,
+// until their homes answer again.
+func TestSlowForwards(t *testing.T) {
+	const users = parallelForwards + 1
+	f := newFixture(t, memory(t))
+	var to []string
+	for i := range users {
+		name := fmt.Sprintf("user%02d", i)
+		f.users.users[name] = passwd.User{Name: name, UID: 1000 + i, GID: 1000 + i, Home: "/home/" + name}
+		to = append(to, name)
+	}
+	reads, release := make(chan string, 8*users), make(chan struct{})
+	var hang atomic.Bool
+	f.agent.forward = func(u passwd.User, _ string) (forward.Result, error) {
+		if !slices.Contains(to, u.Name) {
+			return forward.Result{}, nil
+		}
+		reads <- u.Name
+		if hang.Load() {
+			<-release
+			return forward.Result{}, nil
+		}
+		f.clock.advance(slowForward)
+		return forward.Result{}, context.DeadlineExceeded
+	}
+	left := make(chan string, 8*users)
+	f.log.on = func(e logEvent) {
+		if e.name == maillog.EventMoved && e.attrs["from"] == "forwarding" {
+			left <- e.attrs["recipient"] + " " + e.attrs["to"]
+		}
+	}
+	f.send("s@remote.test", to...)
+	f.q.forwarding.Run, f.q.slowly.Run, f.q.local.Run = f.q.runForwarding, f.q.runSlowly, f.q.runLocal
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	stopped := make(chan error, 1)
+	go func() { stopped <- f.q.Run(ctx) }()
+	next := func(what string, c <-chan string) string {
+		t.Helper()
+		select {
+		case s := <-c:
+			return s
+		case <-ctx.Done():
+			t.Fatalf("%s: not within a minute", what)
+		}
+		return ""
+	}
+	send := func(to ...string) {
+		f.send("s@remote.test", to...)
+		f.q.Rescan()
+	}
+
+	for range users {
+		next("a home that does not answer", reads)
+		if got := next("the end of a read", left); !strings.HasSuffix(got, " tempfail") {
+			t.Errorf("moved: %s", got)
+		}
+	}
+	hang.Store(true)
+	send(to...)
+	for range parallelSlow {
+		next("a slow read", reads)
+	}
+	send("alice")
+	if got := next("alice's mail while others' homes hang", left); !strings.HasPrefix(got, "<alice> ") {
+		t.Errorf("moved: %s", got)
+	}
+	if n := len(reads); n > 0 {
+		t.Errorf("%d homes more than %d are waited for", n, parallelSlow)
+	}
+	close(release)
+	for range users {
+		if got := next("mail of the slow", left); !strings.HasSuffix(got, " local") {
+			t.Errorf("moved: %s", got)
+		}
+	}
+	for _, name := range to {
+		if f.q.isSlow(name) {
+			t.Errorf("%s is still among the slow", name)
+		}
+	}
+	cancel()
+	if err := <-stopped; err != nil {
+		t.Error(err)
+	}
+}
+
+// TestSlowDetail: what waits in the usual lanes for a user whose home proves to be
+// slow is not read there any more.
+func TestSlowDetail(t *testing.T) {
+	f := newFixture(t, memory(t))
+	var read []string
+	f.agent.forward = func(_ passwd.User, detail string) (forward.Result, error) {
+		read = append(read, detail)
+		f.clock.advance(slowForward)
+		return forward.Result{}, context.DeadlineExceeded
+	}
+	f.q.slowly.Run = f.q.runSlowly
+	var names []spooldir.Name
+	for _, to := range []string{"alice+a", "alice+b", "alice+a", "alice+c"} {
+		names = append(names, f.send("s@remote.test", to)...)
+	}
+	for _, name := range names {
+		if _, err := f.q.handleNew(t.Context(), name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.q.wait()
+	f.q.runForwarding(t.Context(), "alice", names)
+	f.q.slowly.Wait()
+	if got := fmt.Sprint(read); got != "[a b c]" {
+		t.Errorf("read %s", got)
+	}
+	if left := f.names(spooldir.Forwarding); len(left) > 0 {
+		t.Errorf("left: %q", left)
 	}
 }
 

@@ -57,6 +57,7 @@ type Queue struct {
 	watcher *spooldir.Watcher
 
 	forwarding *states.Lanes[spooldir.Name]
+	slowly     *states.Lanes[spooldir.Name] // as forwarding, of the users in slow
 	local      *states.Lanes[spooldir.Name] // mailboxes and files
 	commands   *states.Lanes[spooldir.Name] // of users and of the aliases
 	large      *states.Lanes[spooldir.Name] // messages in new that take long to read, by who submitted them
@@ -76,13 +77,15 @@ type Queue struct {
 	unfinished map[string][]unfinished    // by place, in the order in which they were begun
 	orphaned   map[string][]spooldir.Name // messages of dma's own whose parents' steps could not be finished at start, by the id of the parent
 	unrecorded map[string]result          // of names in local that are delivered, which the disk did not let anybody record
+	slow       map[string]bool            // users whose .forward took long to read the last time
 	stopping   <-chan struct{}
 }
 
 // How much is in hand at a time.
 const (
 	parallelMessages = 8
-	parallelForwards = 4  // .forward files being read, of as many users
+	parallelForwards = 8  // .forward files being read, of as many users
+	parallelSlow     = 2  // and of those for which it took long the last time
 	parallelAgents   = 12 // users whose mailboxes and files are written
 	parallelCommands = 8  // users whose commands run: most agents never have any
 	parallelLarge    = 4  // submitters whose large messages are looked at
@@ -122,7 +125,7 @@ func New(o Options) *Queue {
 		users: passwd.NewRecent(o.Users, o.Clock.Now), agent: o.Agent, watcher: o.Watcher, syncer: o.Syncer, onFlush: o.OnFlush,
 		started: time.Now(), fresh: make(map[string]bool), gathered: make(map[string]spooldir.Name),
 		released: make(map[string]map[int]time.Time), unrecorded: make(map[string]result),
-		unfinished: make(map[string][]unfinished), orphaned: make(map[string][]spooldir.Name),
+		unfinished: make(map[string][]unfinished), orphaned: make(map[string][]spooldir.Name), slow: make(map[string]bool),
 		told: make(troubles), logged: make(reasons), removed: make(map[string]bool),
 	}
 	q.mover = states.NewMover(o.Spool, states.Queue, o.Syncer, q.moved)
@@ -136,6 +139,7 @@ func New(o Options) *Queue {
 		}
 	}
 	q.forwarding = lanes(spooldir.Forwarding, parallelForwards, restForwards, q.runForwarding)
+	q.slowly = lanes(spooldir.Forwarding, parallelSlow, restForwards, q.runSlowly)
 	q.local = lanes(spooldir.Local, parallelAgents, restAgents, q.runLocal)
 	q.commands = lanes(spooldir.Local, parallelCommands, 0, q.runLocal)
 	q.large = lanes(spooldir.New, parallelLarge, 0, q.runLarge)
@@ -155,7 +159,7 @@ func New(o Options) *Queue {
 		case spooldir.New:
 			l.Also = q.large.Busy
 		case spooldir.Forwarding:
-			l.Also = q.forwarding.Busy
+			l.Also = func() bool { return q.forwarding.Busy() || q.slowly.Busy() }
 		case spooldir.Local:
 			l.Also = func() bool { return q.local.Busy() || q.commands.Busy() }
 		case spooldir.Tempfail:
@@ -192,7 +196,7 @@ func (q *Queue) Run(ctx context.Context) error {
 }
 
 func (q *Queue) lanes() []*states.Lanes[spooldir.Name] {
-	return []*states.Lanes[spooldir.Name]{q.large, q.forwarding, q.local, q.commands}
+	return []*states.Lanes[spooldir.Name]{q.large, q.forwarding, q.slowly, q.local, q.commands}
 }
 
 // Ringing makes steps into a state ring a bell in the same process.
