@@ -76,6 +76,8 @@ func (m *machine) installHasty() {
 			{"agent/link.go", "pongWithin = 30 * time.Second", "pongWithin = 2 * time.Second"},
 			{"agent/remote.go", "refuseFor = time.Minute", "refuseFor = time.Second"},
 			{"queue/forwarding.go", "q.clock.After(30 * time.Second)", "q.clock.After(time.Second)"},
+			{"queue/forwarding.go", "slowForward = 5 * time.Second", "slowForward = time.Second"},
+			{"forward/include.go", "readTime = 30 * time.Second", "readTime = 2 * time.Second"},
 		} {
 			source, err := filepath.Abs(filepath.Join("../..", change.file))
 			m.do(err)
