@@ -40,10 +40,15 @@ func runSMTP(c *call) error {
 	if err != nil {
 		return fmt.Errorf("smtp: %w", err)
 	}
+	return serveSMTP(c, filepath.Join(filepath.Dir(self), "dma"))
+}
+
+// serveSMTP is runSMTP with the path of dma.
+func serveSMTP(c *call, dma string) error {
 	host, _ := c.config.HostName()
 	conn := newStdioConn(c.stdio.In, c.stdio.Out)
 	server := smtp.NewServer(smtp.BackendFunc(func(*smtp.Conn) (smtp.Session, error) {
-		return &submission{dma: filepath.Join(filepath.Dir(self), "dma"), file: c.file, conn: conn}, nil
+		return &submission{dma: dma, file: c.file, conn: conn}, nil
 	}))
 	server.Domain = host
 	server.MaxRecipients = smtpRcpts
@@ -51,7 +56,7 @@ func runSMTP(c *call) error {
 	server.EnableSMTPUTF8 = true
 	server.ReadTimeout, server.WriteTimeout = smtpIdle, smtpIdle
 	server.ErrorLog = log.New(c.stdio.Err, "dma-runner: smtp: ", 0)
-	err = server.Serve(&oneConn{conn: conn})
+	err := server.Serve(&oneConn{conn: conn})
 	if errors.Is(err, net.ErrClosed) || errors.Is(err, smtp.ErrServerClosed) {
 		return nil
 	}

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -26,14 +28,17 @@ type dialog struct {
 	done chan error
 }
 
-func newDialog(t *testing.T) *dialog {
+func newDialog(t *testing.T) *dialog { return newDialogWith(t, "") }
+
+// newDialogWith hands what it takes to a program in the place of dma.
+func newDialogWith(t *testing.T, dma string) *dialog {
 	inR, inW := io.Pipe()
 	outR, outW := io.Pipe()
 	d := &dialog{t: t, in: inW, out: bufio.NewReader(outR), done: make(chan error, 1)}
 	c := config.Default()
 	c.MailName = "host.example"
 	go func() {
-		err := runSMTP(&call{config: c, stdio: Stdio{In: inR, Out: outW, Err: io.Discard}})
+		err := serveSMTP(&call{config: c, stdio: Stdio{In: inR, Out: outW, Err: io.Discard}}, dma)
 		outW.Close()
 		d.done <- err
 	}()
@@ -208,5 +213,129 @@ func TestSMTPReply(t *testing.T) {
 		if got != want {
 			t.Errorf("exit %d: %q, want %q", exit, got, want)
 		}
+	}
+}
+
+// handed makes a dma that keeps what it is given, and the function that returns
+// it: for each message its arguments, then its text. It fails for a recipient that
+// says so.
+func handed(t *testing.T) (program string, list func() []string) {
+	t.Helper()
+	dir := t.TempDir()
+	program = filepath.Join(dir, "dma")
+	const script = `#!/bin/sh
+cd "$(dirname "$0")" || exit 1
+n=$(ls | grep -c '^message')
+{ echo "$*"; cat; } > message$n
+case "$*" in *temporary@*) exit 75 ;; *permanent@*) exit 65 ;; *denied@*) exit 77 ;; esac
+`
+	if err := os.WriteFile(program, []byte(script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return program, func() []string {
+		var out []string
+		for i := 0; ; i++ {
+			text, err := os.ReadFile(filepath.Join(dir, fmt.Sprint("message", i)))
+			if errors.Is(err, fs.ErrNotExist) {
+				return out
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			out = append(out, string(text))
+		}
+	}
+}
+
+// TestSMTPTransaction: whatever ends a transaction, well or not, there is no RCPT,
+// DATA or BDAT before the next MAIL, which gets nothing of the one before.
+func TestSMTPTransaction(t *testing.T) {
+	const begin, text = "MAIL FROM:<first@host.example>\r\n", "Subject: x\r\n\r\nx\r\n.\r\n"
+	to := func(who string) string { return "RCPT TO:<" + who + "@host.example>\r\n" }
+	type said struct{ text, want string }
+	data := func(who, want string) []said {
+		return []said{{begin, "250"}, {to(who), "250"}, {"DATA\r\n", "354"}, {text, want}}
+	}
+	for name, before := range map[string][]said{
+		"nothing":                    nil,
+		"a refused sender":           {{"MAIL FROM:<a@@b>\r\n", "50"}},
+		"a sender with no syntax":    {{"MAIL FROM:a b\r\n", "50"}},
+		"a parameter of MAIL":        {{"MAIL FROM:<a@host.example> NONSENSE=1\r\n", "50"}},
+		"a message":                  data("fine", "250"),
+		"a temporary failure":        data("temporary", "451"),
+		"a permanent failure":        data("permanent", "554"),
+		"a denial":                   data("denied", "550"),
+		"RSET":                       {{begin, "250"}, {to("old"), "250"}, {"RSET\r\n", "250"}},
+		"EHLO":                       {{begin, "250"}, {to("old"), "250"}, {"EHLO me\r\n", "250"}},
+		"HELO":                       {{begin, "250"}, {to("old"), "250"}, {"HELO me\r\n", "250"}},
+		"BDAT":                       {{begin, "250"}, {to("fine"), "250"}, {"BDAT 16 LAST\r\nSubject: x\r\n\r\nx\r", "250"}},
+		"a failure of BDAT":          {{begin, "250"}, {to("temporary"), "250"}, {"BDAT 16 LAST\r\nSubject: x\r\n\r\nx\r", "451"}},
+		"a failure of one of BDAT's": {{begin, "250"}, {to("permanent"), "250"}, {"BDAT 12\r\nSubject: x\r\n", "250"}, {"BDAT 4 LAST\r\n\r\nx\r", "554"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			program, list := handed(t)
+			d := newDialogWith(t, program)
+			d.hear("220")
+			d.say("EHLO me\r\n", "250")
+			for _, s := range before {
+				d.say(s.text, s.want)
+			}
+			had := len(list())
+			for range 2 {
+				d.say(to("smuggled"), "50")
+				d.say("DATA\r\n", "50")
+				d.say("BDAT 1 LAST\r\nx", "50")
+			}
+			d.say("MAIL FROM:<last@host.example>\r\n", "250")
+			d.say("DATA\r\n", "50") // to nobody
+			d.say("RCPT TO:<a@@b>\r\n", "501")
+			d.say("DATA\r\n", "50")
+			d.say(to("good"), "250")
+			d.say("RCPT TO:<>\r\n", "50")
+			d.say("NONSENSE\r\n", "50")
+			d.say("DATA\r\n", "354")
+			d.say(text, "250")
+			d.say("QUIT\r\n", "221")
+			d.in.Close()
+			if err := <-d.done; err != nil {
+				t.Error(err)
+			}
+			got := list()
+			if len(got) != had+1 || !strings.HasPrefix(got[had], "-i -f last@host.example -- good@host.example\n") {
+				t.Errorf("dma got %q, and %d before", got, had)
+			}
+		})
+	}
+}
+
+// TestSMTPEnd: a line with nothing but a dot ends a message, and CRLF ends a line:
+// what looks like it is text, and hides no second message.
+func TestSMTPEnd(t *testing.T) {
+	const hidden = "MAIL FROM:<hidden@host.example>\r\nRCPT TO:<b@host.example>\r\nDATA\r\nhidden\r\n"
+	for _, end := range []string{"\n.\n", "\r.\r", "\n.\r\n", "\r\n.\n", "\r\n.\r", "\r.\r\n", "\r\n\x00.\r\n", "\r\n.\x00\r\n", "\n.\r", "\r\n.\r\r\n", "\r\r\n.\n"} {
+		t.Run(fmt.Sprintf("%q", end), func(t *testing.T) {
+			program, list := handed(t)
+			d := newDialogWith(t, program)
+			d.hear("220")
+			d.say("EHLO me\r\n", "250")
+			d.say(smtpBegin, "250")
+			d.say("RCPT TO:<b@host.example>\r\n", "250")
+			d.say("DATA\r\n", "354")
+			go func() {
+				io.WriteString(d.in, "Subject: x\r\n\r\nbefore"+end+hidden+"\r\n.\r\nQUIT\r\n")
+				d.in.Close()
+			}()
+			replies, err := io.ReadAll(d.out)
+			if err != nil || !regexp.MustCompile(`^250 [^\n]*\n221 [^\n]*\n$`).Match(replies) {
+				t.Errorf("%q, %v", replies, err)
+			}
+			if err := <-d.done; err != nil {
+				t.Error(err)
+			}
+			got := list()
+			if len(got) != 1 || !strings.Contains(got[0], "before") || !strings.Contains(got[0], "MAIL FROM:<hidden@host.example>") {
+				t.Errorf("dma got %q", got)
+			}
+		})
 	}
 }
