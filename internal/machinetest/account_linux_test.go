@@ -186,6 +186,26 @@ func TestSystemAccount(t *testing.T) {
 		t.Errorf("robot's mailbox: %s, want %s", got, want)
 	}
 	v.stop()
+
+	// Unless it is listed; then it runs with what the account has, and the
+	// others of its kind are as before.
+	m.write("/etc/passwd", string(m.read("/etc/passwd"))+"other:x:151:151::/home/other:/bin/sh\n", 0o644)
+	m.do(os.Mkdir("/home/other", 0o755))
+	m.write("/home/other/.forward", "carol\n", 0o644)
+	m.do(os.Chown("/home/other", 151, 151))
+	m.do(os.Chown("/home/other/.forward", 151, 151))
+	m.own("robot", ".forward", "\"|id > /home/robot/canary\", carol\n", 0o644)
+	m.configure("FORWARDUSERS robot")
+	v = m.start()
+	m.submit("mallory", "listed", "robot", "other")
+	v.empties(m)
+	if got := string(m.read("/home/robot/canary")); got != "uid=150(robot) gid=150(robot) groups=150(robot)\n" {
+		t.Errorf("robot's command ran as %q", got)
+	}
+	if r, o, c := m.subjects("robot", "listed"), m.subjects("other", "listed"), m.subjects("carol", "listed"); r != 0 || o != 1 || c != 1 {
+		t.Errorf("robot has %d, other %d, carol %d", r, o, c)
+	}
+	v.stop()
 }
 
 // TestMailSystemAccounts sends mail to the users of the mail system itself.

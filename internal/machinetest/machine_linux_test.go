@@ -123,6 +123,14 @@ func (m *machine) write(path, text string, mode fs.FileMode) {
 	m.do(os.Chmod(path, mode))
 }
 
+// read returns what is in a file.
+func (m *machine) read(path string) []byte {
+	m.t.Helper()
+	text, err := os.ReadFile(path)
+	m.do(err)
+	return text
+}
+
 // own writes a file of a user's.
 func (m *machine) own(user, path, text string, mode fs.FileMode) {
 	m.t.Helper()

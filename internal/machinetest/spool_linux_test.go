@@ -2,14 +2,20 @@ package machinetest
 
 import (
 	"bufio"
+	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
+	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
+	"unicode"
 
 	"dma/spooldir"
 )
@@ -102,6 +108,9 @@ for d in new tmp; do
 	ln /home/alice/secret $d/` + id + `b.1-bob
 	ln -s ../.. $d/` + id + `c.1-bob
 	echo x > $d/.hidden
+	echo x > $d/..x && chmod 640 $d/..x
+	l=$(printf '%0255d' 0) && echo x > $d/$l && chmod 640 $d/$l
+	l=` + id + `e.1-$(printf '%0220d' 0) && echo x > $d/$l && chmod 640 $d/$l
 done
 ls new && echo LISTED
 ls remote && echo LISTED
@@ -109,7 +118,15 @@ cat log/* && echo LISTED
 mv new/` + id + `6.1-bob remote/ && echo MOVED
 true
 `
+	listing := m.listAgain()
 	r := m.intruder("mallory", script, "/bin/sh").want(t, 0)
+	for i, dir := range []string{"new", "tmp"} { // a socket that somebody listens at
+		l, err := net.Listen("unix", filepath.Join(spoolDir, dir, fmt.Sprintf("%sf.%d-bob", id, i+1)))
+		m.do(err)
+		defer l.Close()
+		m.do(os.Chown(l.Addr().String(), 2666, submitGroup))
+		m.do(os.Chmod(l.Addr().String(), 0o640))
+	}
 	if strings.Contains(r.stdout, "LISTED") || strings.Contains(r.stdout, "MOVED") {
 		t.Errorf("%s", r.stdout)
 	}
@@ -140,6 +157,9 @@ true
 	v.stop()
 	v2 := m.start()
 	m.bothGetMail(v2, "three")
+	if n := listing(); n < 2 {
+		t.Errorf("mailq was read %d times", n)
+	}
 	for _, canary := range []string{"canary-of", "root:", "foreign"} {
 		for _, user := range []string{"alice", "bob", "mallory", "root"} {
 			if strings.Contains(m.mailbox(user), canary) {
@@ -165,6 +185,40 @@ true
 	t.Logf("left: %q", m.queued())
 	v2.stop()
 	m.nobodyLeft()
+}
+
+// listAgain has root read the queue as JSON again and again, beside whatever is in
+// the spool, until the function that it returns says how often that was done: each
+// line has to be an object, and printable.
+func (m *machine) listAgain() (end func() int) {
+	ctx, cancel := context.WithCancel(m.t.Context())
+	done := make(chan int)
+	go func() {
+		n := 0
+		for ; ctx.Err() == nil; n++ {
+			out, err := exec.CommandContext(ctx, runnerBin, "mailq", "--json").CombinedOutput()
+			if ctx.Err() != nil {
+				break
+			}
+			if err != nil {
+				m.t.Errorf("mailq --json: %v\n%s", err, out)
+				break
+			}
+			for line := range bytes.Lines(out) {
+				var entry map[string]any
+				if err := json.Unmarshal(line, &entry); err != nil || bytes.ContainsFunc(bytes.TrimSuffix(line, []byte("\n")), unicode.IsControl) {
+					m.t.Errorf("mailq --json: %q: %v", line, err)
+				}
+			}
+		}
+		done <- n
+	}()
+	stop := sync.OnceValue(func() int {
+		cancel()
+		return <-done
+	})
+	m.t.Cleanup(func() { stop() })
+	return stop
 }
 
 // TestSpoolManyNames: 20,000 names of no use do not keep the mail of others.

@@ -121,6 +121,25 @@ func TestInstallMachine(t *testing.T) {
 			t.Errorf("%s: %q; want %q", path, first[path], want)
 		}
 	}
+	setgid := 0
+	for path, is := range first {
+		if _, was := before[path]; was {
+			continue
+		}
+		mode, _, _ := strings.Cut(is, " ") // as fs.FileMode writes it
+		switch {
+		case strings.HasPrefix(mode, "u"):
+			t.Errorf("%s is setuid: %s", path, is)
+		case strings.HasPrefix(mode, "g"):
+			setgid++
+			if path != "/usr/sbin/dma" {
+				t.Errorf("%s is setgid: %s", path, is)
+			}
+		}
+	}
+	if setgid != 1 {
+		t.Errorf("%d files are setgid, want dma alone", setgid)
+	}
 	// A spool that a user serves alone is left to that user.
 	if err := errors.Join(os.Mkdir(at("/var/alone"), 0o700), os.Chown(at("/var/alone"), 4322, 4322), os.WriteFile(at("/var/alone.conf"), []byte("SPOOLDIR /var/alone\n"), 0o644)); err != nil {
 		t.Fatal(err)
