@@ -45,6 +45,7 @@ var actors = map[string]func(args []string) error{
 	"ptrace":  actPtrace,
 	"lock":    actLock,
 	"swap":    actSwap,
+	"race":    actRace,
 	"harass":  actHarass,
 	"door":    actDoor,
 	"block":   actBlock,
@@ -150,6 +151,24 @@ func actSwap(args []string) error {
 		default:
 		}
 		_ = unix.Renameat2(unix.AT_FDCWD, args[0], unix.AT_FDCWD, args[1], unix.RENAME_EXCHANGE)
+		time.Sleep(20 * time.Microsecond)
+	}
+	return nil
+}
+
+// actRace makes and removes a symbolic link again and again.
+func actRace(args []string) error {
+	over := until()
+	for range 2_000_000 {
+		select {
+		case <-over:
+			return nil
+		default:
+		}
+		if unix.Symlink(args[0], args[1]) == nil {
+			time.Sleep(20 * time.Microsecond)
+			_ = unix.Unlink(args[1])
+		}
 		time.Sleep(20 * time.Microsecond)
 	}
 	return nil

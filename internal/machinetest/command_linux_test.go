@@ -100,6 +100,19 @@ EXTENSION=De_tail
 DOMAIN=local.example
 TZ=Europe/Oslo
 LANG=C.UTF-8`)
+	var names []string
+	for line := range strings.Lines(read("environ")) {
+		name, _, _ := strings.Cut(line, "=")
+		names = append(names, name)
+	}
+	_, page, _ := strings.Cut(string(m.read("../../docs/dma-runner.8")), "get an environment of their own:")
+	page, _, _ = strings.Cut(page, ".\n")
+	documented := strings.Fields(strings.NewReplacer(",", " ", " and ", " ", "\nand ", " ").Replace(page))
+	slices.Sort(names)
+	slices.Sort(documented)
+	if !slices.Equal(names, documented) {
+		t.Errorf("the command has %q; dma-runner(8) says %q", names, documented)
+	}
 	st := statusOf("/home/alice/status")
 	for key, want := range map[string]string{
 		"Uid": "2001 2001 2001 2001", "Gid": "2001 2001 2001 2001",

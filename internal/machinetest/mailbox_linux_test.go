@@ -46,6 +46,10 @@ func TestMailboxAttack(t *testing.T) {
 		{"link to another's mailbox", symlink("/var/mail/bob"), "symbolic link"},
 		{"link to nowhere", symlink("/etc/cron.d/x"), "symbolic link"},
 		{"link to a file of anybody's", symlink("/home/bob/open"), "symbolic link"},
+		{"a second name of a link", func(m *machine, path string) {
+			m.do(os.Symlink("/home/bob/open", "/var/mail/other"))
+			m.do(os.Link("/var/mail/other", path)) // of the link itself
+		}, "symbolic link"},
 		{"two names", func(m *machine, path string) {
 			m.own("alice", path, "", 0o600)
 			m.do(os.Link(path, "/var/mail/other"))
@@ -151,6 +155,48 @@ func TestMailboxSwap(t *testing.T) {
 		t.Errorf("bob's file was written through the link: %.200q", text)
 	}
 	t.Logf("%d of %d arrived while the names were exchanged", arrived, messages)
+	v.stop()
+}
+
+// TestMailboxRace has a user make and remove a link to another user's file, again
+// and again, where somebody without a mailbox is to get one. Nothing is written
+// through the link, nothing is lost and nothing there twice.
+func TestMailboxRace(t *testing.T) {
+	m := newMachine(t)
+	m.do(os.Chown("/var/mail", 0, 0))
+	m.do(os.Chmod("/var/mail", 0o777|os.ModeSticky))
+	m.own("bob", "target", "bob's\n", 0o666)
+	before := m.owner("/home/bob/target")
+	v := m.start()
+	race := m.begin("mallory", "race", "/home/bob/target", "/var/mail/alice")
+	const messages = 20
+	var got strings.Builder
+	take := func() { // and there is no mailbox again
+		if info, err := os.Lstat("/var/mail/alice"); err == nil && info.Mode().IsRegular() {
+			if owner := m.owner("/var/mail/alice"); owner != ownerText(2001, 2001, 0o600) {
+				t.Errorf("alice's mailbox: %s", owner)
+			}
+			got.Write(m.read("/var/mail/alice"))
+			m.do(os.Remove("/var/mail/alice"))
+		}
+	}
+	for i := range messages {
+		m.submit("mallory", fmt.Sprintf("race %d", i), "alice", "carol")
+		v.await("carol's mail, and alice's decided", func() bool {
+			return m.subjects("carol", fmt.Sprintf("race %d", i)) == 1 && len(m.queued()) == len(m.in("tempfail"))
+		})
+		take()
+	}
+	waited := len(m.queued())
+	race.end()
+	m.root("", dmaFile, "-q").want(t, 0)
+	v.empties(m)
+	take()
+	once(t, got.String(), "race", messages)
+	if string(m.read("/home/bob/target")) != "bob's\n" || m.owner("/home/bob/target") != before {
+		t.Errorf("bob's file was written through the link: %.200q", m.read("/home/bob/target"))
+	}
+	t.Logf("%d of %d waited", waited, messages)
 	v.stop()
 }
 
@@ -286,6 +332,20 @@ func TestMailDirectory(t *testing.T) {
 		const old = "From somebody Mon Jan  1 00:00:00 2024\nSubject: old\n\nold\n\n"
 		m.own("bob", "/var/mail/bob", old, 0o640)
 		had := m.owner("/var/mail/bob")
+
+		// The lock of the kernel counts, whether or not there can be one of files.
+		hold := m.begin("bob", "lock", "/var/mail/bob")
+		m.submit("mallory", "locked", "bob")
+		v.await("writer of bob's mailbox", func() bool { _, ok := m.findAgent("bob"); return ok })
+		for _, subject := range []string{"beside", "beside again"} {
+			m.submit("mallory", subject, "alice")
+			v.await(subject, func() bool { return m.subjects("alice", subject) == 1 })
+		}
+		if m.mailbox("bob") != old {
+			t.Errorf("%s: the lock of bob's mailbox did not count", style.name)
+		}
+		hold.end()
+		v.await("bob's mail", func() bool { return m.subjects("bob", "locked") == 1 })
 
 		watch, err := fsnotify.NewBufferedWatcher(1000)
 		m.do(err)
