@@ -22,6 +22,7 @@ import (
 
 	"dma/internal/crashtest"
 	"dma/internal/smtptest"
+	"dma/spooldir"
 )
 
 // Where dma stands on the machine.
@@ -240,6 +241,15 @@ func (m *machine) run(cmd *exec.Cmd, stdin string) result {
 func (m *machine) submit(user, body string, args ...string) {
 	m.t.Helper()
 	m.as(user, "Subject: "+body+"\n\n"+body+"\n", append([]string{dmaFile}, args...)...).want(m.t, 0)
+}
+
+// retry has the service try everything now, as sendmail -q does, which waits a
+// second besides: the service might be ending.
+func (m *machine) retry() {
+	m.t.Helper()
+	s, err := spooldir.Open(spoolDir)
+	m.do(err)
+	m.do(s.RequestFlush())
 }
 
 // service is a running dma-runner.
