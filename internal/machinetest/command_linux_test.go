@@ -309,7 +309,7 @@ func TestAgentAttack(t *testing.T) {
 			if len(m.queued()) > 0 && len(m.queued()) == len(m.in("tempfail")) {
 				m.retry()
 			}
-			return len(m.queued()) == 0
+			return strings.Count(m.mailbox("alice"), "\nSubject: "+word+" ") >= messages && len(m.queued()) == 0
 		})
 		once(t, m.mailbox("alice"), word, messages)
 		once(t, m.mailbox("carol"), word, messages)

@@ -176,7 +176,7 @@ func TestForwardAttack(t *testing.T) {
 		m.do(os.RemoveAll(path))
 		if attack.to == "" {
 			m.retry()
-			v.await(attack.name+" mended", func() bool { return len(m.queued()) == 0 })
+			v.await(attack.name+" mended", func() bool { return count("bob", attack.name) > 0 && len(m.queued()) == 0 })
 			if n := count("bob", attack.name); n != 1 {
 				t.Errorf("%s, mended: bob has %d", attack.name, n)
 			}

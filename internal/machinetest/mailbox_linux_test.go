@@ -109,7 +109,7 @@ func TestMailboxAttack(t *testing.T) {
 					}
 					m.retry()
 				}
-				v.await(attack.name+" arrived", func() bool { return len(m.queued()) == 0 })
+				v.await(attack.name+" arrived", func() bool { return m.subjects("alice", attack.name) > 0 && len(m.queued()) == 0 })
 				if n := m.subjects("alice", attack.name); n != 1 {
 					t.Errorf("%s: alice has %d", attack.name, n)
 				}
