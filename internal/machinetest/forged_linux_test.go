@@ -109,7 +109,15 @@ func TestForgedEnvelope(t *testing.T) {
 		}
 	}
 	m.intrude("mallory", list...)
-	v.hangup() // the new processes look at the other names of each too
+	v.await("a name of each forgery in corrupt", func() bool {
+		ids := make(map[string]bool)
+		for _, name := range m.in("corrupt") {
+			id, _, _ := strings.Cut(name, ".")
+			ids[id] = true
+		}
+		return len(ids) == len(list)
+	})
+	v.hangup() // the new processes look at the others
 	v.await("forgeries in corrupt", func() bool { return len(m.in("new")) == 0 && len(m.in("corrupt")) == 2*len(list) })
 	both("after")
 	for _, x := range list {
