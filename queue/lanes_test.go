@@ -2,6 +2,7 @@ package queue
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -208,6 +209,29 @@ func TestSlowDetail(t *testing.T) {
 	}
 	if left := f.names(spooldir.Forwarding); len(left) > 0 {
 		t.Errorf("left: %q", left)
+	}
+}
+
+// TestEndWithinLookup: a look-up that the end of the process cuts off, as at every
+// reload, decides nothing.
+func TestEndWithinLookup(t *testing.T) {
+	f := newFixture(t, memory(t))
+	name := f.send("s@remote.test", "alice")[0]
+	for _, state := range []spooldir.State{spooldir.New, spooldir.Forwarding} {
+		if state == spooldir.Forwarding {
+			f.users.point, f.users.trouble["alice"] = nil, nil
+			f.step(spooldir.New, name)
+			f.take()
+			f.clock.advance(2 * time.Second) // what was looked up is forgotten
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		f.users.point, f.users.trouble["alice"] = cancel, context.Canceled
+		if _, err := f.handler(state)(ctx, name); !errors.Is(err, context.Canceled) {
+			t.Errorf("%s: %v", state, err)
+		}
+		if at := f.where(name); at != string(state) {
+			t.Errorf("%s: then in %s", state, at)
+		}
 	}
 }
 

@@ -126,16 +126,14 @@ func (q *Queue) admit(ctx context.Context, m *spooldir.Message, numbers []int) e
 	}
 	var results []result
 	for _, n := range numbers {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
 		r, err := q.route(ctx, m, n, trace)
-		if err != nil && ctx.Err() == nil {
+		if ctx.Err() != nil {
+			return ctx.Err() // what was cut off by the end of the process decides nothing
+		}
+		if err != nil {
 			// One that cannot be expanded now must not hold up the others.
 			q.trouble(spooldir.New, m.Name(n), err)
 			r = &result{n: n, to: spooldir.Tempfail, status: "4.3.0", reply: err.Error(), relay: "none"}
-		} else if err != nil {
-			return err
 		}
 		if r != nil {
 			results = append(results, *r)

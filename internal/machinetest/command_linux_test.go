@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -107,7 +108,7 @@ LANG=C.UTF-8`)
 	}
 	_, page, _ := strings.Cut(string(m.read("../../docs/dma-runner.8")), "get an environment of their own:")
 	page, _, _ = strings.Cut(page, ".\n")
-	documented := strings.Fields(strings.NewReplacer(",", " ", " and ", " ", "\nand ", " ").Replace(page))
+	documented := regexp.MustCompile(`\b[A-Z_]{2,}\b`).FindAllString(page, -1)
 	slices.Sort(names)
 	slices.Sort(documented)
 	if !slices.Equal(names, documented) {
