@@ -68,7 +68,7 @@ func (q *Queue) toLanes(ctx context.Context, m *spooldir.Message, numbers []int,
 		u, _, err := q.localUser(ctx, &m.Recipients[n-1])
 		switch {
 		case ctx.Err() != nil:
-			return ctx.Err() // a look-up that was cut off by the end of the process decides nothing
+			return results // a look-up that was cut off by the end of the process decides nothing
 		case errors.Is(err, passwd.ErrUnknown) && m.Recipients[n-1].Kind != spooldir.File && m.Recipients[n-1].Kind != spooldir.Command:
 			// It was there when the recipient was routed. For a file or command
 			// that is as likely a mistake in ALIASUSER, which can be mended.
