@@ -327,8 +327,8 @@ func (w *writer) spoiled() {
 // sealed gives a message that was changed the checksum of its envelope.
 func sealed(data string) string {
 	envelope, _, _ := strings.Cut(data, "\n\n")
-	sum := crc32.Checksum([]byte(envelope[29:]+"\n\n"), crc32.MakeTable(crc32.Castagnoli))
-	return data[:len("dma-message 1 crc32c=")] + fmt.Sprintf("%08x", sum) + data[29:]
+	sum := crc32.ChecksumIEEE([]byte(envelope[28:] + "\n\n"))
+	return data[:len("dma-message 1 crc32=")] + fmt.Sprintf("%08x", sum) + data[28:]
 }
 
 // open has the program judge a file.
