@@ -57,7 +57,8 @@ func (q *Queue) lineUp(ctx context.Context, state spooldir.State, name spooldir.
 	if numbers, err = q.delivered(m, state, numbers); err != nil {
 		return err
 	}
-	return q.settle(m, state, q.toLanes(ctx, m, numbers, lanes))
+	results := q.toLanes(ctx, m, numbers, lanes)
+	return errors.Join(q.settle(m, state, results), ctx.Err())
 }
 
 // toLanes adds recipients to the lanes of their users, and returns what was decided
