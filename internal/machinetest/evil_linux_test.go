@@ -75,7 +75,7 @@ func (m *machine) installHasty() {
 			{"agent/link.go", "pingEvery = 10 * time.Second", "pingEvery = 200 * time.Millisecond"},
 			{"agent/link.go", "pongWithin = 30 * time.Second", "pongWithin = 2 * time.Second"},
 			{"agent/remote.go", "refuseFor = time.Minute", "refuseFor = time.Second"},
-			{"queue/forwarding.go", "q.clock.After(30 * time.Second)", "q.clock.After(time.Second)"},
+			{"queue/forwarding.go", "q.ringAfter(30*time.Second,", "q.ringAfter(time.Second,"},
 			{"queue/forwarding.go", "slowForward = 5 * time.Second", "slowForward = time.Second"},
 			{"forward/include.go", "readTime = 30 * time.Second", "readTime = 2 * time.Second"},
 		} {

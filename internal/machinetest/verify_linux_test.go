@@ -6,6 +6,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -25,6 +26,9 @@ lent: :include:/home/mallory/list
 system: robot, dma
 gone: nobody.here
 `, 0o644)
+	// Who is in no file that changed a moment ago might be in it in a moment.
+	old := time.Now().Add(-time.Hour)
+	m.do(os.Chtimes("/etc/aliases", old, old))
 	m.write("/etc/closed", "bob\n", 0o600)
 	m.do(os.Chmod("/home/alice", 0o700))
 	m.own("alice", ".forward", "\\alice\na@example.org\n", 0o600)
@@ -44,7 +48,7 @@ gone: nobody.here
 	smarthost := "remote, by way of the smarthost [127.0.0.1]:" + strings.TrimPrefix(m.smarthost, "127.0.0.1:") + "\n"
 	alice := "user, /home/alice/.forward\n    \\alice (/home/alice/.forward:1): kept copy, mailbox /var/mail/alice\n    a@example.org (/home/alice/.forward:2): " + smarthost
 	bob := "user, /home/bob/.forward\n    \\bob (/home/bob/.forward:1): kept copy, mailbox /var/mail/bob\n    \"|cat /home/bob/fifo - > /home/bob/copy\" (/home/bob/.forward:1): command, as bob\n"
-	carol := "waits: /home/carol/.forward cannot be read: permission denied; let uid 2003 read it\n"
+	carol := "waits: /home/carol/.forward cannot be read: permission denied; let user carol read it\n"
 	hidden := func(user string) string {
 		return "user\n    (.forward of " + user + ": only " + user + " and root see it)\n"
 	}
@@ -54,8 +58,8 @@ gone: nobody.here
 	}
 	const noUser = "waits: it names a file or a command, and there is no user for that; set ALIASUSER in dma.conf\n"
 	run := "  carol (/etc/aliases:4)\n  \"|/bin/cat\" (/etc/aliases:4)\n"
-	closed := func(uid string) string {
-		return "/etc/aliases:5: :include: /etc/closed cannot be read: permission denied; let uid " + uid + " read it\n" +
+	closed := func(user string) string {
+		return "/etc/aliases:5: :include: /etc/closed cannot be read: permission denied; let user " + user + " read it\n" +
 			"  :include:/etc/closed (/etc/aliases:5): included file\n    (not shown: open /etc/closed: permission denied)\n"
 	}
 	const (
@@ -81,8 +85,8 @@ gone: nobody.here
 			"  \"|/bin/cat\" (/etc/aliases:4): waits: nothing is executed or written as root; give it to another user, with ALIASUSER\n"},
 		{"ALIASUSER dma", "root", "run", 75, "run: alias\n  carol (/etc/aliases:4): " + carol + "  \"|/bin/cat\" (/etc/aliases:4): " + mailSystem},
 		{"ALIASUSER nobody.here", "root", "run", 75, "run: waits: it names a file or a command, and ALIASUSER cannot be looked up: user \"nobody.here\": no such user\n" + run},
-		{"", "root", "closed", 75, "closed: waits: " + closed("990")},
-		{"", "alice", "closed", 77, "closed: cannot be told: " + closed("2001")},
+		{"", "root", "closed", 75, "closed: waits: " + closed("dma")},
+		{"", "alice", "closed", 77, "closed: cannot be told: " + closed("alice")},
 		{"", "root", "lent", 75, "lent: waits: /home/mallory/list:2: an included file may name commands, files and includes only if nobody else can change it: /home/mallory belongs to uid 2666, not to uid 990; chown it\n" +
 			lent + "    carol (/home/mallory/list:1)\n    /home/mallory/copy (/home/mallory/list:2)\n"},
 		{"ALIASUSER carol", "mallory", "lent", 77, "lent: alias\n" + lent + lentDoubt +
@@ -105,9 +109,9 @@ gone: nobody.here
 	m.do(os.Chown("/etc/aliases", 0, staffGroup))
 	m.do(os.Chmod("/etc/aliases", 0o640))
 	for user, want := range map[string]result{
-		"root":    {code: 75, stderr: "dma-runner: mail for this host waits: aliases: open /etc/aliases: permission denied; let uid 990 read them\n"},
+		"root":    {code: 75, stderr: "dma-runner: mail for this host waits: aliases: open /etc/aliases: permission denied; let user dma read it\n"},
 		"alice":   {code: 77, stdout: "mallory: " + outer(hidden("mallory")), stderr: "dma-runner: /etc/aliases cannot be told for certain: user dma reads this file for mail, and may not by the owner and mode of /etc/aliases; root can tell\n"},
-		"mallory": {code: 77, stderr: "dma-runner: aliases: open /etc/aliases: permission denied\n"},
+		"mallory": {code: 77, stderr: "dma-runner: aliases: open /etc/aliases: permission denied; let user mallory read it\n"},
 	} {
 		r := m.as(user, "", dmaFile, "-bv", "mallory")
 		if want.what = r.what; r != want {
@@ -120,17 +124,17 @@ gone: nobody.here
 	t.Cleanup(func() { os.Remove("/root/.forward") })
 	for user, want := range map[string]string{
 		"root": `the spool is on tmpfs: mail does not survive a restart of the machine; move SPOOLDIR to a disk
-/etc/aliases:5: :include: /etc/closed cannot be read: permission denied; let uid 990 read it; mail for closed waits
+/etc/aliases:5: :include: /etc/closed cannot be read: permission denied; let user dma read it; mail for closed waits
 /etc/aliases:8: nobody.here is no alias and no user, and mail for gone to it is returned; correct the name
 /home/mallory/list:2: an included file may name commands, files and includes only if nobody else can change it: /home/mallory belongs to uid 2666, not to uid 990; chown it; mail for lent waits
 /etc/aliases:4: "|/bin/cat" is nobody's, and mail for run waits; set ALIASUSER in dma.conf to the user whose the commands and files of the aliases are
 /etc/aliases:7: mail for dma waits: user dma is the mail system; name a person in the aliases
 /home/robot/.forward does not count, since robot (uid 150) is below MINUID 1000; name robot in FORWARDUSERS if it has to
-mail for carol waits: /home/carol/.forward cannot be read: permission denied; let uid 2003 read it
+mail for carol waits: /home/carol/.forward cannot be read: permission denied; let user carol read it
 `,
 		"alice": `spool /var/spool/dma: permission denied; the calling user may not enter it
 /etc/closed: user dma reads this file for mail, and may not by the owner and mode of /etc/closed; root can tell
-what becomes of mail for closed cannot be told: /etc/aliases:5: :include: /etc/closed cannot be read: permission denied; let uid 2001 read it
+what becomes of mail for closed cannot be told: /etc/aliases:5: :include: /etc/closed cannot be read: permission denied; let user alice read it
 /etc/aliases:8: nobody.here is no alias and no user, and mail for gone to it is returned; correct the name
 /home/mallory/list:2: an included file may name commands, files and includes only if nobody else can change it: /home/mallory belongs to uid 2666, not to uid 2001; chown it; mail for lent waits
 /etc/aliases:4: "|/bin/cat" is nobody's, and mail for run waits; set ALIASUSER in dma.conf to the user whose the commands and files of the aliases are
