@@ -32,7 +32,10 @@ type expansion struct {
 // goes to sent. A kill in between leaves both, and whoever takes the child up
 // finishes the parent's step first.
 func (q *Queue) expand(ctx context.Context, m *spooldir.Message, n int, from spooldir.State, x expansion) error {
-	env, keep, due := q.childEnvelope(ctx, m, n, x)
+	env, keep, due, err := q.childEnvelope(ctx, m, n, x)
+	if err != nil {
+		return err
+	}
 	if len(env.Recipients) == 0 { // all targets are /dev/null
 		return q.settle(m, from, []result{{n: n, to: spooldir.Sent, status: "2.0.0", reply: x.reason + ": discarded", relay: "local"}})
 	}
@@ -49,6 +52,16 @@ func (q *Queue) expand(ctx context.Context, m *spooldir.Message, n int, from spo
 	}
 	defer draft.Close()
 	return q.replaced(m, n, from, env, x.reason, due)
+}
+
+// putOff lets a recipient wait whose expansion failed with err, like one with any
+// other trouble: it is tried again when its time comes, and returned when it is too
+// old. What another process locks is not moved. The message is locked.
+func (q *Queue) putOff(ctx context.Context, m *spooldir.Message, n int, from spooldir.State, err error) error {
+	if err == nil || ctx.Err() != nil || errors.Is(err, spooldir.ErrBusy) {
+		return err
+	}
+	return q.settle(m, from, []result{{n: n, to: spooldir.Tempfail, status: "4.3.0", reply: err.Error(), relay: "none"}})
 }
 
 // replaced finishes the step of recipient n, in whose place the committed
@@ -169,7 +182,7 @@ func (q *Queue) write(env *spooldir.Envelope, head string, content io.Reader) (*
 // childEnvelope makes the envelope of a child. Targets that are the same place
 // collapse, however they are spelled; keep reports whether RET and ENVID go
 // along, due what the sender is owed now (RFC 3461 5.2.7).
-func (q *Queue) childEnvelope(ctx context.Context, m *spooldir.Message, n int, x expansion) (env *spooldir.Envelope, keep bool, due dsn.Kind) {
+func (q *Queue) childEnvelope(ctx context.Context, m *spooldir.Message, n int, x expansion) (env *spooldir.Envelope, keep bool, due dsn.Kind, err error) {
 	r := &m.Recipients[n-1]
 	env = &spooldir.Envelope{
 		ID:      spooldir.DeriveID(m.ID, n, spooldir.Child),
@@ -205,48 +218,53 @@ func (q *Queue) childEnvelope(ctx context.Context, m *spooldir.Message, n int, x
 		}
 		p := c
 		if len(x.targets) > 1 { // else nobody has to be looked up
-			p = q.place(ctx, c)
+			if p, err = q.place(ctx, c); err != nil {
+				return nil, false, 0, err
+			}
 		}
 		if !seen[p] {
 			seen[p] = true
 			env.Recipients = append(env.Recipients, c)
 		}
 	}
-	return env, keep, due
+	return env, keep, due, nil
 }
 
 // place is r in the spelling in which recipients of one child are compared.
-func (q *Queue) place(ctx context.Context, r spooldir.Recipient) spooldir.Recipient {
+func (q *Queue) place(ctx context.Context, r spooldir.Recipient) (spooldir.Recipient, error) {
 	if r.Kind != spooldir.Address {
-		return r
+		return r, nil
 	}
 	a, err := address.Parse(r.Address)
 	if err != nil {
-		return r
+		return r, nil
 	}
 	if local, here := q.isLocal(a); here {
-		a = address.Address{Local: q.spelling(ctx, local)}
+		if local, err = q.spelling(ctx, local); err != nil {
+			return r, fmt.Errorf("cannot look up user %s: %w", a.Local, err)
+		}
+		a = address.Address{Local: local}
 	}
 	r.Address = a.String()
-	return r
+	return r, nil
 }
 
 // spelling is a name of this host in lower case, but for its detail, if it surely
 // means the same there: no user has it as it is.
-func (q *Queue) spelling(ctx context.Context, local string) string {
+func (q *Queue) spelling(ctx context.Context, local string) (string, error) {
 	base, detail, more := strings.Cut(local, "+")
 	if strings.ToLower(base) == base {
-		return local
+		return local, nil
 	}
 	for _, name := range []string{local, base} {
 		if _, err := q.users.Lookup(ctx, name); !errors.Is(err, passwd.ErrUnknown) {
-			return local
+			return local, err
 		}
 	}
 	if more {
-		return strings.ToLower(base) + "+" + detail
+		return strings.ToLower(base) + "+" + detail, nil
 	}
-	return strings.ToLower(base)
+	return strings.ToLower(base), nil
 }
 
 // deliveryAddress is the address under which a recipient is delivered to: for

@@ -32,13 +32,15 @@ func (q *Queue) isSlow(user string) bool {
 	return q.slow[user]
 }
 
-// readTook remembers how long it took to read the .forward of a user.
-func (q *Queue) readTook(user string, d time.Duration) {
+// readTook remembers how long it took to read the .forward of a user. What was quick
+// because nobody has looked, the user's agent being killed or none to be had, tells
+// nothing.
+func (q *Queue) readTook(user string, d time.Duration, looked bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if d >= slowForward {
 		q.slow[user] = true
-	} else {
+	} else if looked {
 		delete(q.slow, user)
 	}
 }
@@ -103,8 +105,8 @@ func (q *Queue) runSlowly(ctx context.Context, user string, names []spooldir.Nam
 func (q *Queue) runForwards(ctx context.Context, user string, names []spooldir.Name, may func() bool) {
 	u, err := q.users.Lookup(ctx, user)
 	if err != nil {
-		q.trouble(spooldir.Forwarding, names[0], err)
-		return // a later scan finds them again
+		q.notNow(ctx, spooldir.Forwarding, names, err)
+		return
 	}
 	type answer struct {
 		result forward.Result
@@ -124,7 +126,7 @@ func (q *Queue) runForwards(ctx context.Context, user string, names []spooldir.N
 				began := q.clock.Now()
 				a.result, a.err = q.agent.Forward(ctx, u, detail)
 				if ctx.Err() == nil {
-					q.readTook(u.Name, q.clock.Now().Sub(began))
+					q.readTook(u.Name, q.clock.Now().Sub(began), a.err == nil || a.result.Path != "")
 				}
 				answers[detail] = a
 			}
@@ -160,7 +162,7 @@ func (q *Queue) forwardOne(ctx context.Context, u passwd.User, name spooldir.Nam
 	if errors.Is(err, errSlow) {
 		return err
 	}
-	if err := m.Lock(ctx); err != nil {
+	if err := lockBriefly(ctx, m); err != nil {
 		return err
 	}
 	if here, err := q.spool.In(m, name.N, spooldir.Forwarding); !here {
@@ -180,16 +182,16 @@ func (q *Queue) forwardOne(ctx context.Context, u passwd.User, name spooldir.Nam
 	default:
 		// The server of the mailboxes knows names of accounts, and the net
 		// process does not.
-		return q.expand(ctx, m, name.N, spooldir.Forwarding, expansion{
+		return q.putOff(ctx, m, name.N, spooldir.Forwarding, q.expand(ctx, m, name.N, spooldir.Forwarding, expansion{
 			targets: []forward.Target{{Kind: forward.Mailbox, Value: u.Name, Detail: detail}},
 			sender:  m.Sender, source: "forward", user: u.Name, detail: detail, reason: "mailbox of " + u.Name,
-		})
+		}))
 	}
 	targets := forward.KeepOwn(found.Targets, u.Name, q.isLocal)
-	return q.expand(ctx, m, name.N, spooldir.Forwarding, expansion{
+	return q.putOff(ctx, m, name.N, spooldir.Forwarding, q.expand(ctx, m, name.N, spooldir.Forwarding, expansion{
 		targets: targets, sender: m.Sender, source: "forward", user: u.Name, detail: detail,
 		reason: fmt.Sprintf("%s of %s", found.Path, u.Name),
-	})
+	}))
 }
 
 // later deals with trouble of the machine in a lane: it is logged, and the name is
@@ -202,6 +204,30 @@ func (q *Queue) later(state spooldir.State, name spooldir.Name, err error) {
 	}
 	q.trouble(state, name, err)
 	q.pause(state, name)
+}
+
+// lockBriefly takes the lock of a message for who has a place in a lane: what another
+// worker of this process does with the message may take as long as it is large, and
+// is not waited for.
+func lockBriefly(ctx context.Context, m *spooldir.Message) error {
+	brief, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	err := m.Lock(brief)
+	if err != nil && brief.Err() != nil && ctx.Err() == nil {
+		return spooldir.ErrBusy
+	}
+	return err
+}
+
+// notNow puts a batch off about whose user nothing can be told now.
+func (q *Queue) notNow(ctx context.Context, state spooldir.State, names []spooldir.Name, err error) {
+	if ctx.Err() != nil {
+		return
+	}
+	q.trouble(state, names[0], err)
+	for _, n := range names {
+		q.pause(state, n)
+	}
 }
 
 // pause makes a worker look at a name again after trouble of the machine.

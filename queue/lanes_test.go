@@ -212,6 +212,38 @@ func TestSlowDetail(t *testing.T) {
 	}
 }
 
+// TestSlowUntilRead: who was slow stays so until the .forward has been read, and not
+// because nobody has tried.
+func TestSlowUntilRead(t *testing.T) {
+	f := newFixture(t, memory(t))
+	for _, test := range []struct {
+		about  string
+		took   time.Duration
+		answer forward.Result
+		err    error
+		slow   bool
+	}{
+		{"a home that does not answer", slowForward, forward.Result{}, context.DeadlineExceeded, true},
+		{"an agent that had to be killed", 0, forward.Result{}, errors.New("the one before had to be killed"), true},
+		{"a bad file", 0, forward.Result{Path: "/home/alice/.forward"}, errors.New("anybody may write to it"), false},
+		{"slow, and none", slowForward, forward.Result{}, nil, true},
+		{"none", 0, forward.Result{}, nil, false},
+	} {
+		f.agent.forward = func(passwd.User, string) (forward.Result, error) {
+			f.clock.advance(test.took)
+			return test.answer, test.err
+		}
+		name := f.send("s@remote.test", "alice")[0]
+		if _, err := f.handler(spooldir.New)(t.Context(), name); err != nil {
+			t.Fatal(err)
+		}
+		f.q.runSlowly(t.Context(), "alice", []spooldir.Name{name})
+		if got := f.q.isSlow("alice"); got != test.slow {
+			t.Errorf("%s: slow %v", test.about, got)
+		}
+	}
+}
+
 // TestEndWithinLookup: a look-up that the end of the process cuts off, as at every
 // reload, decides nothing.
 func TestEndWithinLookup(t *testing.T) {

@@ -53,8 +53,8 @@ func (q *Queue) lineUpBusy(ctx context.Context, name spooldir.Name) error {
 func (q *Queue) runLocal(ctx context.Context, user string, names []spooldir.Name) {
 	u, err := q.users.Lookup(ctx, user)
 	if err != nil {
-		q.trouble(spooldir.Local, names[0], err)
-		return // a later scan finds them again
+		q.notNow(ctx, spooldir.Local, names, err)
+		return
 	}
 	var jobs []*agent.Job
 	var messages []*spooldir.Message
@@ -214,13 +214,18 @@ func (q *Queue) finishLocal(ctx context.Context, user string, m *spooldir.Messag
 // what the owner lists now gets the message.
 func (q *Queue) expandAgain(ctx context.Context, m *spooldir.Message, n int) error {
 	// Under the lock, and only once: after an error the child may be there.
-	if err := m.Lock(ctx); err != nil {
+	if err := lockBriefly(ctx, m); err != nil {
 		return err
 	}
 	defer m.Unlock()
 	if here, err := q.spool.In(m, n, spooldir.Local); !here {
 		return err
 	}
+	return q.putOff(ctx, m, n, spooldir.Local, q.replace(m, n))
+}
+
+// replace puts a child in the place of a file or command, to be expanded anew.
+func (q *Queue) replace(m *spooldir.Message, n int) error {
 	r := &m.Recipients[n-1]
 	reason := fmt.Sprintf("%s no longer lists %s", r.User, r.Target)
 	again := spooldir.Recipient{Kind: spooldir.LocalUser, Address: r.Address, User: r.User, Detail: r.Detail, Original: r.Original, Notify: r.Notify, ORCPT: r.ORCPT}

@@ -59,14 +59,14 @@ func intrude(spoolPath string) error {
 		if _, err := io.WriteString(d, x.Content); err != nil {
 			return err
 		}
+		if err := d.Commit(); err != nil {
+			return err
+		}
 		if x.Tamper == "lock" {
 			if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 				return err
 			}
 			locked = append(locked, f)
-		}
-		if err := d.Commit(); err != nil {
-			return err
 		}
 		size, err := f.Seek(0, io.SeekEnd)
 		if err != nil {
