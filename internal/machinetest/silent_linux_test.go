@@ -102,6 +102,7 @@ func TestSilentHome(t *testing.T) {
 	for file, more := range map[string]string{"/etc/passwd": users.String(), "/etc/group": groups.String()} {
 		text, err := os.ReadFile(file)
 		m.do(err)
+		t.Cleanup(func() { m.write(file, string(text), 0o644) })
 		m.write(file, string(text)+more, 0o644)
 	}
 	server, end := m.silent("/home/far")
