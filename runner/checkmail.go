@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"strings"
 	"time"
 
@@ -43,6 +42,8 @@ func (k *mailCheck) run() {
 	ctx, cancel := context.WithTimeout(k.ctx, mailTime)
 	defer cancel()
 	k.ctx, k.said = ctx, make(map[string]bool)
+	note := k.note
+	k.note = func(text string) { note(shown(text)) }
 	problems, err := k.load()
 	for _, p := range problems {
 		if p.Warning {
@@ -52,7 +53,7 @@ func (k *mailCheck) run() {
 		k.say(p.Error(), p.Error())
 	}
 	if err != nil {
-		k.sayf("%v; mail for this host waits until uid %d can read them", err, os.Geteuid())
+		k.sayf("%v; mail for this host waits", err)
 	}
 	if k.config.NullClient {
 		return // no mail is local
@@ -75,8 +76,11 @@ func (k *mailCheck) say(key, text string) {
 	if k.said[key] = true; len(k.said) > mostSaid {
 		text = fmt.Sprintf("more than %d problems with local mail; mend these first", mostSaid)
 	}
-	k.problem(printable(text[:min(len(text), longestSaid)]))
+	k.problem(shown(text))
 }
+
+// shown is text as it can be told in one line, whoever wrote what it quotes.
+func shown(text string) string { return printable(text[:min(len(text), longestSaid)]) }
 
 func (k *mailCheck) sayf(format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
@@ -216,6 +220,23 @@ func inspectMail(v *verifier, options agent.RemoteOptions, rootForward string) e
 	return v.out.Flush()
 }
 
+// takeMail takes up what such a process tells. An error means that not all of it
+// could be read.
+func takeMail(r io.Reader, problem, note func(text string)) error {
+	lines := bufio.NewScanner(r)
+	for lines.Scan() {
+		if text, ok := strings.CutPrefix(lines.Text(), problemMark); ok {
+			problem(shown(text))
+		} else {
+			note(shown(strings.TrimPrefix(lines.Text(), noteMark)))
+		}
+	}
+	if err := lines.Err(); err != nil {
+		return fmt.Errorf("local mail: not all that was found can be told: %w", err)
+	}
+	return nil
+}
+
 // checkMail looks at local mail as the one who serves it, if the caller may.
 func (c *call) checkMail(problem, note func(text string)) error {
 	ids, err := separated(c.config.SpoolDir)
@@ -226,13 +247,8 @@ func (c *call) checkMail(problem, note func(text string)) error {
 	defer cancel()
 	if ids != nil {
 		return c.inspect(ctx, ids, inspection{Command: checkCommand, RootForward: rootForward(c.config)}, func(r io.Reader) {
-			lines := bufio.NewScanner(r)
-			for lines.Scan() {
-				if text, ok := strings.CutPrefix(lines.Text(), problemMark); ok {
-					problem(text)
-				} else {
-					note(strings.TrimPrefix(lines.Text(), noteMark))
-				}
+			if err := takeMail(r, problem, note); err != nil {
+				problem(err.Error())
 			}
 		})
 	}

@@ -99,6 +99,25 @@ func TestCheckMail(t *testing.T) {
 	}
 }
 
+// TestTakeMail: what the process that looks for root tells is told as text, and that
+// it could not all be read is told too.
+func TestTakeMail(t *testing.T) {
+	var got []string
+	say := func(kind string) func(string) {
+		return func(text string) { got = append(got, kind+text) }
+	}
+	take := func(text string) error { return takeMail(strings.NewReader(text), say("problem "), say("note ")) }
+	if err := take("!a\u009bb\n c\td\n " + strings.Repeat("x", 2*longestSaid) + "\n"); err != nil {
+		t.Error(err)
+	}
+	if want := []string{"problem a?b", "note c?d", "note " + strings.Repeat("x", longestSaid)}; !slices.Equal(got, want) {
+		t.Errorf("told: %q", got)
+	}
+	if err := take("!" + strings.Repeat("x", 1<<17) + "\n!a\n"); err == nil || !strings.Contains(err.Error(), "not all that was found") {
+		t.Errorf("a line that is too long: %v", err)
+	}
+}
+
 // hanging is an agent that does not come back with the .forward of bob.
 type hanging struct {
 	agent.Agent

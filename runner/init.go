@@ -115,7 +115,7 @@ func identities() (spooldir.Identities, error) {
 
 // missing says how to get what a shared spool needs.
 func missing(kind, name string) error {
-	return exitf(exitNoPerm, `there is no %s %s, and a spool for all users needs the users dma and dmanet and the group dmasubmit; make them with scripts/install, or with
+	return exitf(exitNoPerm, `there is no %s %s, and a spool for all users needs the users dma and dmanet and the group dmasubmit; make them with scripts/install, or on Linux with
   groupadd --system dmasubmit
   useradd --system --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin dma
   useradd --system --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin dmanet

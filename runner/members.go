@@ -21,7 +21,7 @@ func strangers(ids spooldir.Identities, users, groups string) error {
 	}
 	check := func(gid int, user string) error {
 		if allowed, ok := own[gid]; ok && !slices.Contains(allowed, user) {
-			return exitf(exitNoPerm, "user %s is in the group %d, and who is in a group of dma, dmanet or dmasubmit gets at the mail of all; take the user out of it, or give dma and dmanet groups of their own (groupadd --system, usermod -g)", user, gid)
+			return exitf(exitNoPerm, "user %s is in the group %d, and who is in a group of dma, dmanet or dmasubmit gets at the mail of all; take the user out of it; dma and dmanet need groups of their own", user, gid)
 		}
 		return nil
 	}

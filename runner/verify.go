@@ -52,7 +52,7 @@ func (v *verifier) trees(args []string) error {
 	// Problems of other names are no matter of these addresses; a mistake in
 	// the line of one that is asked for comes with its expansion.
 	if _, err := v.load(); err != nil && v.all {
-		return exitf(exitTempfail, "mail for this host waits: %w; let uid %d read them", err, os.Geteuid())
+		return exitf(exitTempfail, "mail for this host waits: %w", err)
 	} else if err != nil {
 		return err
 	}
