@@ -162,13 +162,16 @@ func (c *cleaner) removeFile(state State, file string) error {
 func inodeOf(st *unix.Stat_t) inode { return inode{uint64(st.Dev), uint64(st.Ino)} }
 
 // new cleans new. What has to go by its age goes in two readings, first names and
-// then the others: taking the first one away makes the others young again.
+// then the others: taking the first one away makes the others young again. Where
+// the first one cannot be taken away, the others stay: a submitter that goes on
+// could still commit by it.
 func (c *cleaner) new() {
 	for again := true; again; {
 		gone := make(map[inode]bool)
-		others := false
+		stay := make(map[inode]bool)
+		others, more := false, false // more stay than are kept in mind
 		again = false
-		c.names(func(n Name, st *unix.Stat_t, old bool) bool {
+		all := c.names(func(n Name, st *unix.Stat_t, old bool) bool {
 			switch {
 			case c.abandoned(New, n.file, uint32(st.Mode)):
 				c.take(n, st)
@@ -178,6 +181,10 @@ func (c *cleaner) new() {
 			case c.take(n, st):
 				gone[inodeOf(st)] = true
 				again = len(gone) >= c.round
+			case len(stay) < c.round:
+				stay[inodeOf(st)] = true
+			default:
+				more = true
 			}
 			return !again
 		})
@@ -185,8 +192,9 @@ func (c *cleaner) new() {
 			return
 		}
 		c.names(func(n Name, st *unix.Stat_t, old bool) bool {
-			// Every first name that is old has gone, unless there is another round.
-			if n.N > 1 && (gone[inodeOf(st)] || old && !again) {
+			// Every first name that is old has gone or is known to stay, unless there is
+			// another round.
+			if n.N > 1 && (gone[inodeOf(st)] || old && !again && all && !more && !stay[inodeOf(st)]) {
 				c.take(n, st)
 			}
 			return true
@@ -194,11 +202,14 @@ func (c *cleaner) new() {
 	}
 }
 
-// names calls each with the uncommitted names in new until it returns false.
-func (c *cleaner) names(each func(n Name, st *unix.Stat_t, old bool) bool) {
-	c.fail(c.spool.Scan(New, func(n Name) bool {
+// names calls each with the uncommitted names in new until it returns false. It
+// reports whether no name was overlooked.
+func (c *cleaner) names(each func(n Name, st *unix.Stat_t, old bool) bool) (all bool) {
+	all = true
+	err := c.spool.Scan(New, func(n Name) bool {
 		st, old, err := c.lstat(New, n.file)
 		if err != nil {
+			all = all && errors.Is(err, ErrGone)
 			c.fail(err)
 			return true
 		}
@@ -206,7 +217,9 @@ func (c *cleaner) names(each func(n Name, st *unix.Stat_t, old bool) bool) {
 			return true
 		}
 		return each(n, &st, old)
-	}, nil))
+	}, nil)
+	c.fail(err)
+	return all && err == nil
 }
 
 // take removes one name of a dead submission, and reports whether it did: it takes

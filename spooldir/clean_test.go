@@ -236,6 +236,43 @@ func TestCleanMeetsSubmitter(t *testing.T) {
 	}
 }
 
+// TestCleanFirstNameStays: where the first name cannot be taken away, the others
+// stay too, however many such messages there are. The submitter, which was only
+// stopped, then commits all of it.
+func TestCleanFirstNameStays(t *testing.T) {
+	for _, round := range []int{cleanRound, 2, 1} {
+		s := newSpool(t)
+		var firsts []string
+		var all []Name
+		for range 2 {
+			d, names := halfSubmission(t, s, "", "a@b", "c@d", "e@f")
+			if err := os.Mkdir(s.file(Tmp, names[0].String()), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			firsts, all = append(firsts, d.linked[0]), append(all, names...)
+		}
+		c := newCleaner(s, time.Now().Add(UncommittedAge+time.Minute))
+		c.round = round
+		c.new()
+		if _, err := c.result(); !errors.Is(err, unix.EEXIST) {
+			t.Errorf("at most %d: %v", round, err)
+		}
+		for _, first := range firsts {
+			if err := os.Chmod(first, modeCommitted); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, n := range all {
+			m, err := s.Open(New, n)
+			if err != nil {
+				t.Errorf("at most %d: %v", round, err)
+				continue
+			}
+			m.Close()
+		}
+	}
+}
+
 func TestCommittedNameInTmpGoesBack(t *testing.T) {
 	s := newSpool(t)
 	name := submit(t, s, Envelope{Recipients: recipients("a@b")}, "x\n")[0]
