@@ -355,7 +355,7 @@ func TestQueueGone(t *testing.T) {
 		defer conn.Close()
 		ended <- Serve(context.Background(), conn, h.own, h.user, UserRole)
 	}()
-	l := newLink(wire.New(ours), newFakeClock(), time.Minute, false, func() {})
+	l := newLink(wire.New(ours), newFakeClock(), time.Minute, false, func(error) {})
 	go l.receive()
 	j := h.job(spooldir.Command, line, "forward")
 	delivered := make(chan error)

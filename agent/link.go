@@ -49,7 +49,7 @@ type link struct {
 	clock states.Clock
 	limit time.Duration // of a command
 	pipe  bool          // mailboxes are commands
-	ended func()        // called once when the link is down
+	ended func(error)   // called once when the link is down, with what closing it came to
 
 	down chan struct{} // closed when the link is of no further use
 
@@ -79,7 +79,7 @@ type reading struct {
 	result  chan part
 }
 
-func newLink(conn *wire.Conn, clock states.Clock, limit time.Duration, pipe bool, ended func()) *link {
+func newLink(conn *wire.Conn, clock states.Clock, limit time.Duration, pipe bool, ended func(error)) *link {
 	return &link{
 		conn: conn, clock: clock, limit: limit, pipe: pipe, ended: ended, down: make(chan struct{}),
 		delivering: make(chan struct{}, 1), forwarding: make(chan struct{}, 1),
@@ -97,8 +97,7 @@ func (l *link) fail(err error) {
 	}
 	l.mu.Unlock()
 	if first {
-		l.conn.Close()
-		l.ended()
+		l.ended(l.conn.Close())
 	}
 }
 

@@ -29,6 +29,9 @@ type RemoteOptions struct {
 	Most  int           // agents at once, the idle ones too; 32 if 0
 	Clock states.Clock  // nil: that of the machine
 
+	// Kept counts the sockets that agents have sent files to. May be nil.
+	Kept *wire.Kept
+
 	// Trouble is told of agents that died while they were working, said what
 	// none should, or had to be killed. It must not use the Remote. May be nil.
 	Trouble func(user string, role Role, err error)
@@ -356,7 +359,7 @@ func (r *Remote) start(ctx context.Context, s *seat) (*seat, error) {
 		return nil, fmt.Errorf("start: %w", err)
 	}
 	pipe := strings.HasPrefix(r.options.Mailbox, "pipe:")
-	s.link = newLink(conn, r.options.Clock, r.options.CommandTime, pipe, func() { r.died(s) })
+	s.link = newLink(conn, r.options.Clock, r.options.CommandTime, pipe, func(closed error) { r.died(s, closed) })
 	go s.link.receive()
 	r.wake()
 	return s, nil
@@ -428,19 +431,28 @@ func (r *Remote) complain(s *seat, err error) {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, errClosed) {
 		return
 	}
-	for _, bad := range []error{errStopped, errSlow, errProtocol, wire.ErrTooLong, wire.ErrFiles} {
-		if !errors.Is(err, bad) {
-			continue
-		}
+	if errors.Is(err, errStopped) || errors.Is(err, errSlow) || strange(err) {
 		r.refused[s.key.user] = r.options.Clock.Now().Add(refuseFor)
 	}
 	r.options.Trouble(s.key.user, s.key.role, err)
 }
 
-// died is called when the link of an agent is down.
-func (r *Remote) died(s *seat) {
+// strange reports whether an agent has sent what none should.
+func strange(err error) bool {
+	return errors.Is(err, errProtocol) || errors.Is(err, wire.ErrTooLong) || errors.Is(err, wire.ErrFiles)
+}
+
+// died is called when the link of an agent is down, with what closing it came to.
+func (r *Remote) died(s *seat, closed error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	err := s.link.failure()
+	switch kept := r.options.Kept.Closed(closed); {
+	case kept && !strange(err): // the files were behind all that was read
+		r.complain(s, closed)
+	case s.users == 0 && strange(err): // else who uses it complains
+		r.complain(s, err)
+	}
 	if s.users == 0 {
 		r.end(s)
 	}

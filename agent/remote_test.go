@@ -148,7 +148,7 @@ func direct(t *testing.T, s *starter, role Role) *link {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := newLink(conn, newFakeClock(), time.Minute, false, func() {})
+	l := newLink(conn, newFakeClock(), time.Minute, false, func(error) {})
 	go l.receive()
 	t.Cleanup(func() { l.fail(errClosed); s.StopAgent(context.Background(), "alice", role) })
 	return l

@@ -22,6 +22,7 @@ import (
 	"dma/internal/metrics"
 	"dma/internal/passwd"
 	"dma/internal/retry"
+	"dma/internal/wire"
 	"dma/queue"
 	"dma/relay"
 	"dma/smarthost"
@@ -48,6 +49,7 @@ type half struct {
 	retry   retry.Schedule
 	clock   states.Clock
 	metrics *metrics.Metrics
+	kept    *wire.Kept
 }
 
 // service is everything that works on one spool, in one process.
@@ -88,7 +90,7 @@ func users(c *config.Config) (passwd.Source, bool) {
 // newHalf prepares work on the given states of an open spool that this process
 // may serve.
 func newHalf(c *config.Config, s *spooldir.Spool, log *maillog.Log, watched ...spooldir.State) *half {
-	h := &half{config: c, spool: s, clock: states.SystemClock{}, rescan: rescanWatching, metrics: metrics.New(time.Now)}
+	h := &half{config: c, spool: s, clock: states.SystemClock{}, rescan: rescanWatching, metrics: metrics.New(time.Now), kept: wire.NewKept()}
 	h.log = maillog.Observed(log, h.metrics.Delivery)
 	var err error
 	if h.host, err = c.HostName(); err != nil {
@@ -114,8 +116,19 @@ func newHalf(c *config.Config, s *spooldir.Spool, log *maillog.Log, watched ...s
 func (h *half) newDoor() *door.Server {
 	return door.New(door.Options{
 		Spool: h.spool, HostName: h.host, MinFree: func() int64 { return floor(h.config, h.spool) },
-		List: submittedBy(h.spool), Log: h.log,
+		List: submittedBy(h.spool), Kept: h.kept, Log: h.log,
 	})
+}
+
+// awaitKept waits until the process keeps so many sockets for others that it has to
+// end, which is an error, or until ctx ends.
+func (h *half) awaitKept(ctx context.Context) error {
+	select {
+	case <-h.kept.Full():
+		return wire.ErrKept
+	case <-ctx.Done():
+		return nil
+	}
 }
 
 // newQueue makes the queue process's part. onFlush is called when everything is
@@ -217,6 +230,7 @@ func (v *service) run(ctx context.Context) error {
 	group.Go(func() { v.writeMetrics(ctx) })
 	if v.door != nil {
 		group.Go(func() { _ = part(door.Role, func(ctx context.Context) error { return v.newDoor().Serve(ctx, v.door) }) })
+		group.Go(func() { _ = part(door.Role, v.awaitKept) })
 	}
 	queued := part("queue", v.queue.Run)
 	group.Wait()

@@ -140,6 +140,7 @@ func runQueueRole() error {
 	h := newHalf(c, w.spool, w.log, queue.States()...)
 	defer h.watcher.Close()
 	remote := remoteOptions(c)
+	remote.Kept = h.kept
 	remote.Starter, remote.Clock, remote.Most = w.client, h.clock, mostAgents(memory())
 	remote.Trouble = func(user string, role agent.Role, err error) {
 		w.log.WorkerTrouble("agent", fmt.Errorf("%s of %s: %w", role, user, err))
@@ -169,6 +170,12 @@ func runQueueRole() error {
 	context.AfterFunc(ctx, func() { w.counts.file.Close() })
 	group.Go(func() { readCounts(w.counts.file, h.metrics.Delivery) })
 	group.Go(func() { h.writeMetrics(ctx) })
+	group.Go(func() {
+		if err := h.awaitKept(ctx); err != nil {
+			w.log.WorkerTrouble("queue", err)
+			stop()
+		}
+	})
 	group.Go(func() {
 		if newFolder(ctx, c.Aliases, open) {
 			w.log.WorkerTrouble("queue", errors.New("the aliases, or files that they include, are in another folder than before"))

@@ -82,7 +82,7 @@ func newBenchOn(t *testing.T, queue string, change func(*Server)) *bench {
 		t.Fatal(err)
 	}
 	b := &bench{t: t, spool: s, client: Client{Path: filepath.Join(dir, "s")}}
-	b.server = New(Options{Spool: s, HostName: "Mail.Example.", Log: &b.log})
+	b.server = New(Options{Spool: s, HostName: "Mail.Example.", Kept: wire.NewKept(), Log: &b.log})
 	if change != nil {
 		change(b.server)
 	}

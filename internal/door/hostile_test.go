@@ -146,7 +146,7 @@ func TestHostileClients(t *testing.T) {
 				t.Errorf("the next client: %v", err)
 			}
 			b.stop()
-			if after := descriptors(t); after != before+int(b.server.kept.Load()) {
+			if after := descriptors(t); after != before+b.server.o.Kept.Count() {
 				t.Errorf("%d descriptors before, %d after", before, after)
 			}
 		})

@@ -8,7 +8,6 @@ import (
 	"os"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -38,6 +37,9 @@ type Options struct {
 	// spool.
 	Flush func() error
 
+	// Kept counts the sockets that clients have sent files to; nil: nobody does.
+	Kept *wire.Kept
+
 	// Log hears of what was submitted, and of trouble; nil: nobody does.
 	Log Log
 }
@@ -58,13 +60,6 @@ const (
 	sureTime   = 2 * time.Second  // that nobody takes away who waits for a place
 )
 
-// maxKept is how many sockets with files from clients the process keeps open, as
-// package wire says, before it has to end. No file is sent where the kernel refuses
-// them.
-const maxKept = 100
-
-var errKept = errors.New("clients have sent too many files, which only the end of the process frees")
-
 // Server serves the door.
 type Server struct {
 	o          Options
@@ -75,7 +70,6 @@ type Server struct {
 	limits  limits
 	flusher flusher
 	listing chan struct{} // one reads the queue at a time
-	kept    atomic.Int32
 
 	mu      sync.Mutex
 	stopped bool
@@ -149,9 +143,6 @@ func (s *Server) serve(ctx context.Context, next func() (int, error)) error {
 		case err == nil:
 			said = false
 			s.welcome(fd)
-			if s.kept.Load() >= maxKept {
-				return fmt.Errorf("%s: %w", Role, errKept)
-			}
 		case errors.Is(err, unix.EINTR), errors.Is(err, unix.ECONNABORTED):
 		case errors.Is(err, os.ErrClosed), errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOTSOCK), errors.Is(err, unix.EBADF), errors.Is(err, unix.EOPNOTSUPP):
 			return fmt.Errorf("%s: accept: %w", Role, err)
@@ -249,8 +240,7 @@ func (s *Server) makeRoom() {
 
 // close ends the connection of a session.
 func (s *Server) close(c *session) {
-	if err := c.conn.Close(); errors.Is(err, wire.ErrFiles) {
-		s.kept.Add(1)
+	if err := c.conn.Close(); s.o.Kept.Closed(err) {
 		s.trouble(fmt.Errorf("uid %d sends files: %w", c.uid, err))
 	}
 }
