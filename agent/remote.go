@@ -450,7 +450,7 @@ func (r *Remote) died(s *seat, closed error) {
 	switch kept := r.options.Kept.Closed(closed); {
 	case kept && !strange(err): // the files were behind all that was read
 		r.complain(s, closed)
-	case s.users == 0 && strange(err): // else who uses it complains
+	case s.users == 0 && !s.going && strange(err): // else who used it complains
 		r.complain(s, err)
 	}
 	if s.users == 0 {
