@@ -306,14 +306,60 @@ func TestManyUids(t *testing.T) {
 	defer b.server.mu.Unlock()
 	b.server.sure = time.Hour
 	for c := range b.server.open {
-		c.gives = false
+		c.gives = time.Time{}
 	}
 	b.server.mu.Unlock()
 	b.server.makeRoom()
 	b.server.mu.Lock()
 	for c := range b.server.open {
-		if c.gives {
+		if !c.gives.IsZero() {
 			t.Error("a fresh one is to go")
+		}
+	}
+}
+
+// TestManyLists: who has asked for a list and does not take it, or takes it slowly,
+// gives the place back as soon as anybody; where one does not, the next one does.
+func TestManyLists(t *testing.T) {
+	for _, slowly := range []bool{false, true} {
+		uids := make(chan int, 2*maxConns)
+		b := newBench(t, func(s *Server) {
+			s.peer = func(int) (int, error) {
+				select {
+				case uid := <-uids:
+					return uid, nil
+				default:
+					return 1000, nil
+				}
+			}
+			s.sure, s.hurry = 0, 20*time.Millisecond
+			s.idle = time.Hour
+			s.o.List = func(int, bool) (iter.Seq[[]byte], error) {
+				return func(yield func([]byte) bool) {
+					for yield(make([]byte, maxPayload/2)) {
+					}
+				}, nil
+			}
+		})
+		for i := range maxConns {
+			uids <- 100000 + i
+			conn := b.connect()
+			b.send(conn, "l")
+			if !slowly {
+				continue
+			}
+			go func() {
+				for {
+					if _, _, err := conn.Receive(maxFrame, 0); err != nil {
+						return
+					}
+				}
+			}()
+		}
+		for range 3 {
+			if _, err := submit(b.client, recipients(1), text); err != nil {
+				t.Fatalf("slowly %v: %v", slowly, err)
+			}
 		}
 	}
 }

@@ -58,6 +58,7 @@ const (
 	clientIdle = 30 * time.Second // for the next frame, or for taking one
 	clientTime = 10 * time.Minute // for everything up to the commit
 	sureTime   = 2 * time.Second  // that nobody takes away who waits for a place
+	hurryTime  = time.Second      // for taking an answer, where the place is to be given back
 )
 
 // Server serves the door.
@@ -65,6 +66,7 @@ type Server struct {
 	o          Options
 	idle, time time.Duration
 	sure       time.Duration
+	hurry      time.Duration
 	peer       func(fd int) (int, error)
 
 	limits  limits
@@ -86,7 +88,7 @@ func New(o Options) *Server {
 	if o.MinFree == nil {
 		o.MinFree = func() int64 { return 0 }
 	}
-	s := &Server{o: o, idle: clientIdle, time: clientTime, sure: sureTime, peer: peer, listing: make(chan struct{}, 1), open: make(map[*session]bool)}
+	s := &Server{o: o, idle: clientIdle, time: clientTime, sure: sureTime, hurry: hurryTime, peer: peer, listing: make(chan struct{}, 1), open: make(map[*session]bool)}
 	s.flusher.do = func() error {
 		err := o.Flush()
 		if err != nil {
@@ -165,7 +167,7 @@ func (s *Server) stop() {
 	s.mu.Lock()
 	s.stopped = true
 	for c := range s.open {
-		_ = c.conn.SetReadDeadline(time.Unix(1, 0))
+		s.cut(c)
 	}
 	s.mu.Unlock()
 	s.group.Wait()
@@ -212,20 +214,21 @@ func (s *Server) welcome(fd int) {
 
 // makeRoom takes a place away where all are taken: one of the user who has the most of
 // them, and there the oldest, unless that is fresh or its message complete. A user with
-// a range of uids of his own, as for containers, else held all of them from a few.
+// a range of uids of his own, as for containers, else held all of them from a few. One
+// that is asked for its place has a moment; then the next one is asked.
 func (s *Server) makeRoom() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	have := make(map[int]int)
 	for c := range s.open {
-		if c.gives {
+		if !c.gives.IsZero() && time.Since(c.gives) < s.hurry {
 			return // one is on its way out
 		}
 		have[c.uid]++
 	}
 	var victim *session
 	for c := range s.open {
-		if c.uid == 0 || time.Since(c.begun) < s.sure {
+		if c.uid == 0 || !c.gives.IsZero() || time.Since(c.begun) < s.sure {
 			continue
 		}
 		if victim == nil || have[c.uid] > have[victim.uid] || have[c.uid] == have[victim.uid] && c.begun.Before(victim.begun) {
@@ -233,9 +236,16 @@ func (s *Server) makeRoom() {
 		}
 	}
 	if victim != nil {
-		victim.gives = true
-		_ = victim.conn.SetReadDeadline(time.Unix(1, 0))
+		victim.gives = time.Now()
+		s.cut(victim)
 	}
+}
+
+// cut ends the waiting for what a client sends, and soon that for its taking an
+// answer. The caller holds the lock.
+func (s *Server) cut(c *session) {
+	_ = c.conn.SetReadDeadline(time.Unix(1, 0))
+	_ = c.conn.SetWriteDeadline(time.Now().Add(s.hurry))
 }
 
 // close ends the connection of a session.

@@ -20,7 +20,7 @@ type session struct {
 	begun  time.Time
 	end    time.Time // of the client's time
 	held   int       // octets of the envelope, as limits count them
-	gives  bool      // its place to others; under server.mu
+	gives  time.Time // since when it is to give its place to others; under server.mu
 }
 
 // errGone says that the client has closed the connection or broken the
@@ -66,7 +66,7 @@ func (c *session) patience() error {
 	if c.end.Before(until) {
 		until = c.end
 	}
-	if s.stopped || c.gives {
+	if s.stopped || !c.gives.IsZero() {
 		until = time.Unix(1, 0)
 	}
 	return c.conn.SetReadDeadline(until)
@@ -79,15 +79,27 @@ func (c *session) hurried() string {
 	switch {
 	case c.server.stopped:
 		return "the service is stopping"
-	case c.gives:
+	case !c.gives.IsZero():
 		return "others wait for the place"
 	}
 	return ""
 }
 
+// answerTime sets the time for taking an answer, as patience does that of a frame.
+func (c *session) answerTime() error {
+	s := c.server
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	within := s.idle
+	if s.stopped || !c.gives.IsZero() {
+		within = s.hurry
+	}
+	return c.conn.SetWriteDeadline(time.Now().Add(within))
+}
+
 // say sends an answer.
 func (c *session) say(frame []byte) error {
-	if err := c.conn.SetWriteDeadline(time.Now().Add(c.server.idle)); err != nil {
+	if err := c.answerTime(); err != nil {
 		return errGone
 	}
 	if err := c.conn.Send(frame); err != nil {
@@ -257,6 +269,9 @@ func (c *session) list() error {
 		}
 		if time.Now().After(end) {
 			return errGone
+		}
+		if why := c.hurried(); why != "" {
+			return refuse(Busy, "%s", why)
 		}
 		if err := c.say(append([]byte{sayEntry}, entry...)); err != nil {
 			return err
