@@ -345,6 +345,9 @@ func TestManyLists(t *testing.T) {
 			uids <- 100000 + i
 			conn := b.connect()
 			b.send(conn, "l")
+			if got := b.hear(conn); !strings.HasPrefix(got, "e") {
+				t.Fatalf("answer %.20q", got)
+			}
 			if !slowly {
 				continue
 			}
