@@ -129,6 +129,14 @@ func walk(base, alias, path string, s safety) (f found, unsafe, err error) {
 	return f, unsafe, err
 }
 
+// Fixed reports whether nobody but root and the user of this process has a say in
+// where path leads to, be there anything or not. A file system that hangs can make it
+// hang.
+func Fixed(path string) bool {
+	_, unsafe, err := walk("/", "/", filepath.Clean(path), safety{uid: os.Geteuid(), sticky: true})
+	return unsafe == nil && (err == nil || errors.Is(err, fs.ErrNotExist))
+}
+
 // directory returns an error if somebody else may change what is in dir; last
 // says that the file itself is there.
 func (s safety) directory(dir string, last bool) error {

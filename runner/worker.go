@@ -8,14 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"os"
 	"os/signal"
-	"path/filepath"
-	"slices"
 	"sync"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -124,12 +120,13 @@ func (p *pipeEnd) take() bool {
 
 // runQueueRole is the queue process of a separated service.
 func runQueueRole() error {
+	var look looker
 	var open folders
 	w, cancel, err := newWorker(spooldir.QueueRole, func(c *config.Config, s *spooldir.Spool) sandbox.Policy {
 		// What cannot be read is said when it is needed.
 		aliases, _, _ := forward.LoadAliases(c.Aliases...)
-		open = foldersOf(c.Aliases, aliases)
-		return sandbox.Queue(sandbox.QueuePaths{Spool: s.Path(), Aliases: c.Aliases, Include: slices.Collect(maps.Keys(open)), Metrics: c.Metrics})
+		open = look.folders(context.Background(), c.Aliases, aliases)
+		return sandbox.Queue(sandbox.QueuePaths{Spool: s.Path(), Aliases: c.Aliases, Include: open.there(), Metrics: c.Metrics})
 	})
 	defer cancel()
 	if err != nil {
@@ -177,7 +174,7 @@ func runQueueRole() error {
 		}
 	})
 	group.Go(func() {
-		if newFolder(ctx, c.Aliases, open) {
+		if look.newFolder(ctx, c.Aliases, open) {
 			w.log.WorkerTrouble("queue", errors.New("the aliases, or files that they include, are in another folder than before"))
 			stop()
 		}
@@ -200,68 +197,6 @@ func runQueueRole() error {
 // remoteOptions are those that follow from the configuration.
 func remoteOptions(c *config.Config) agent.RemoteOptions {
 	return agent.RemoteOptions{Mailbox: c.Mailbox, MinUID: c.MinUID, Listed: listed(c), CommandTime: c.CommandTime}
-}
-
-// folders are folders by their paths; nil stands for one that is missing.
-type folders map[string]os.FileInfo
-
-// foldersOf returns the folders of the aliases files in paths and of the files
-// that aliases include, those where symbolic links lead among them.
-func foldersOf(paths []string, aliases *forward.Aliases) folders {
-	out := make(folders)
-	add := func(file string) {
-		if dir := filepath.Dir(file); dir != "/" && out[dir] == nil {
-			out[dir], _ = os.Stat(dir)
-		}
-	}
-	both := func(file string) {
-		add(file)
-		if target, err := filepath.EvalSymlinks(file); err == nil {
-			add(target)
-		}
-	}
-	for _, file := range paths {
-		both(file)
-	}
-	if aliases == nil {
-		return out
-	}
-	aliases.CheckIncluded(context.Background(), func(t forward.Target, err error) {
-		switch {
-		case !errors.Is(err, context.DeadlineExceeded):
-			both(t.Value)
-		case filepath.Dir(t.Value) != "/":
-			// Whoever looks at it might wait for ever.
-			out[filepath.Dir(t.Value)] = nil
-		}
-	})
-	return out
-}
-
-// aliasesEvery is the time between two looks at what the aliases include.
-const aliasesEvery = 15 * time.Second
-
-// newFolder waits until there is a folder with aliases, or with files that they
-// include, that is not among the open ones, since it was made or mounted or only
-// now has such a file: only a new process may open it. It reports false when ctx
-// ends.
-func newFolder(ctx context.Context, paths []string, open folders) bool {
-	tick := time.NewTicker(aliasesEvery)
-	defer tick.Stop()
-	aliases := forward.NewAliasFile(paths...)
-	for {
-		select {
-		case <-ctx.Done():
-			return false
-		case <-tick.C:
-		}
-		a, _, _ := aliases.Current() // who needs them says what is wrong
-		for dir, now := range foldersOf(paths, a) {
-			if now != nil && (open[dir] == nil || !os.SameFile(open[dir], now)) {
-				return true
-			}
-		}
-	}
 }
 
 // runNetRole is the net process of a separated service.
