@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
@@ -87,6 +88,31 @@ func TestRestart(t *testing.T) {
 	// One that has lived for a while begins anew.
 	f.clock.advance(time.Minute)
 	queue.end(errors.New("exit status 1"))
+	f.clock.until(t, time.Second)
+}
+
+// TestInOrder: a worker that ends in good order after a while is started again at
+// once. One that does so over and over is not.
+func TestInOrder(t *testing.T) {
+	cmd := exec.Command("/bin/sh", "-c", "exit 0")
+	if err := cmd.Run(); err != nil {
+		t.Fatal(err)
+	}
+	f := newFixture(t)
+	f.run(t)
+	queue, _ := f.both(t)
+	for range 3 {
+		f.clock.advance(time.Minute)
+		queue.end(exited{cmd.ProcessState})
+		queue = f.child(t)
+		if queue.spec.role != RoleQueue {
+			t.Fatalf("%+v", queue.spec)
+		}
+	}
+	if log := f.log.String(); strings.Contains(log, "worker-trouble") {
+		t.Error(log)
+	}
+	queue.end(exited{cmd.ProcessState})
 	f.clock.until(t, time.Second)
 }
 

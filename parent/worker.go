@@ -79,14 +79,15 @@ func (p *parent) supervise(ctx context.Context, w *worker) {
 		if ctx.Err() != nil {
 			return
 		}
-		if errors.Is(err, errReload) {
+		lived := o.Clock.Now().Sub(began)
+		if errors.Is(err, errReload) || inOrder(err) && lived >= p.steady {
 			continue
 		}
 		if o.UntilIdle && w.unready >= startTries {
 			p.giveUp(fmt.Errorf("%s: %w", w.name, err))
 			return
 		}
-		if o.Clock.Now().Sub(began) >= p.steady {
+		if lived >= p.steady {
 			pause = p.firstPause
 		}
 		o.Log.WorkerTrouble(w.name, fmt.Errorf("%w; started again in %v", err, pause))
@@ -100,6 +101,13 @@ func (p *parent) supervise(ctx context.Context, w *worker) {
 		}
 		stop()
 	}
+}
+
+// inOrder reports whether a worker ended by itself and in good order, as one does
+// that has to begin anew, and has said why.
+func inOrder(err error) bool {
+	var how exited
+	return errors.As(err, &how) && how.Success()
 }
 
 // work starts a worker and serves it until it has ended.
