@@ -221,6 +221,11 @@ func (s *session) answer(m message, r reply, err error) {
 	if r.conn == nil {
 		s.send(answer)
 	} else if s.send(answer, r.conn) == nil {
+		// The worker has it too, or will when it reads, and a way to close it that
+		// looks for files would shut it down for both. Who closes last may meet the
+		// files of an agent: this process only if the worker dies between these two
+		// calls, which no agent can have it do, and an agent is as quick. Then it is
+		// this goroutine that hangs, with a slot of a session that has ended.
 		r.conn.Close()
 	} else {
 		wire.New(r.conn).Close() // nobody else has it: what its agent has sent may lie in it
