@@ -2,6 +2,8 @@ package runner
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"sync"
@@ -13,7 +15,8 @@ import (
 const (
 	// aliasesEvery is the time between two looks at what the aliases include.
 	aliasesEvery = 15 * time.Second
-	// foldersTime is how long such a look waits for file systems.
+	// foldersTime is how long such a look waits for file systems: to read what is
+	// included, and then for the folders.
 	foldersTime = 5 * time.Second
 	// foreignAfter is how old the queue process has to be before a folder ends it
 	// that somebody else may have made: all agents end with it.
@@ -74,6 +77,8 @@ func foldersOf(file string) folders {
 // A looker looks for folders. Only one look at a file is under way at a time,
 // however often it is asked for: it may never end.
 type looker struct {
+	within time.Duration // see foldersTime
+
 	mu   sync.Mutex
 	busy map[string]bool
 }
@@ -108,9 +113,11 @@ func (l *looker) folders(ctx context.Context, paths []string, aliases *forward.A
 		files[file] = true
 	}
 	if aliases != nil {
-		for _, file := range aliases.Included(ctx) {
+		reading, cancel := context.WithTimeout(ctx, l.within)
+		for _, file := range aliases.Included(reading) {
 			files[file] = true
 		}
+		cancel()
 	}
 	found := make(chan folders, len(files)) // nobody may wait any more
 	looks := 0
@@ -120,7 +127,7 @@ func (l *looker) folders(ctx context.Context, paths []string, aliases *forward.A
 		}
 	}
 	out := make(folders)
-	late := time.NewTimer(foldersTime)
+	late := time.NewTimer(l.within)
 	defer late.Stop()
 	for range looks {
 		select {
@@ -166,4 +173,38 @@ func (l *looker) newFolder(ctx context.Context, paths []string, open folders) bo
 			}
 		}
 	}
+}
+
+// roleFolders is the process that looks for the queue process at folders; see
+// lookApart. It reads what to look at, and writes what it has seen.
+const roleFolders = "role-folders"
+
+// lookRequest is what it is told.
+type lookRequest struct {
+	Paths  []string // of the aliases files
+	Within time.Duration
+}
+
+// seen is what it tells of a folder.
+type seen struct{ There, Fixed, Led bool }
+
+// runFoldersRole is the whole of such a process. It returns the exit code.
+func runFoldersRole() int {
+	var what lookRequest
+	err := json.NewDecoder(os.Stdin).Decode(&what)
+	if err == nil {
+		// What cannot be read is said when it is needed.
+		aliases, _, _ := forward.LoadAliases(what.Paths...)
+		found := make(map[string]seen)
+		look := looker{within: what.Within}
+		for dir, d := range look.folders(context.Background(), what.Paths, aliases) {
+			found[dir] = seen{d.info != nil, d.fixed, d.led}
+		}
+		err = json.NewEncoder(os.Stdout).Encode(found)
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "dma-runner: folders of aliases: %v\n", err)
+		return exitTempfail
+	}
+	return exitOK
 }

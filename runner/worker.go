@@ -120,12 +120,12 @@ func (p *pipeEnd) take() bool {
 
 // runQueueRole is the queue process of a separated service.
 func runQueueRole() error {
-	var look looker
 	var open folders
+	var unseen error
 	w, cancel, err := newWorker(spooldir.QueueRole, func(c *config.Config, s *spooldir.Spool) sandbox.Policy {
-		// What cannot be read is said when it is needed.
-		aliases, _, _ := forward.LoadAliases(c.Aliases...)
-		open = look.folders(context.Background(), c.Aliases, aliases)
+		if open, unseen = lookApart(c.Aliases, foldersTime); unseen != nil {
+			open = make(folders) // nothing that is included can be read
+		}
 		return sandbox.Queue(sandbox.QueuePaths{Spool: s.Path(), Aliases: c.Aliases, Include: open.there(), Metrics: c.Metrics})
 	})
 	defer cancel()
@@ -134,6 +134,9 @@ func runQueueRole() error {
 	}
 	defer w.lock.Close()
 	c := w.config
+	if unseen != nil {
+		w.log.WorkerTrouble("queue", fmt.Errorf("the folders of the aliases cannot be looked at: %w", unseen))
+	}
 	h := newHalf(c, w.spool, w.log, queue.States()...)
 	defer h.watcher.Close()
 	remote := remoteOptions(c)
@@ -174,6 +177,7 @@ func runQueueRole() error {
 		}
 	})
 	group.Go(func() {
+		look := looker{within: foldersTime}
 		if look.newFolder(ctx, c.Aliases, open) {
 			w.log.WorkerTrouble("queue", errors.New("the aliases, or files that they include, are in another folder than before"))
 			stop()
@@ -291,6 +295,8 @@ func role(args []string) func() int {
 		return runAgentRole
 	case parent.RoleInspect:
 		return runInspectRole
+	case roleFolders:
+		return runFoldersRole
 	}
 	return nil
 }

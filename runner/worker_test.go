@@ -50,7 +50,7 @@ func TestNewFolder(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				var look looker
+				look := looker{within: foldersTime}
 				open := look.folders(t.Context(), paths, aliases)
 				if err := tt.change(dir); err != nil {
 					t.Fatal(err)
@@ -96,7 +96,7 @@ func TestForeignFolder(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				var look looker
+				look := looker{within: foldersTime}
 				open := look.folders(t.Context(), paths, aliases)
 				if err := tt.change(dir); err != nil {
 					t.Fatal(err)
@@ -126,7 +126,7 @@ func TestFoldersThatHang(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		look := looker{busy: map[string]bool{filepath.Join(dir, "lists/a"): true}} // which hangs
+		look := looker{within: foldersTime, busy: map[string]bool{filepath.Join(dir, "lists/a"): true}} // which hangs
 		open := look.folders(t.Context(), paths, aliases)
 		want := []string{filepath.Join(dir, "etc"), filepath.Join(dir, "lists")}
 		if got := slices.Sorted(slices.Values(open.there())); !slices.Equal(got, want) {
