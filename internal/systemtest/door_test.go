@@ -54,8 +54,12 @@ func TestDoor(t *testing.T) {
 	if r := s.run(s.client("dma", "far@far.example", "alice"), "Subject: s\n\n"+long); r.code != 0 || r.stderr != "" {
 		t.Fatalf("exit %d, %s", r.code, r.stderr)
 	}
-	eventually(t, "mail", func() bool { return len(s.mailbox("alice")) == 1 && len(s.relayed()) == 1 })
-	box := s.mailbox("alice")[0]
+	eventually(t, "mail", func() bool { return len(s.relayed()) == 1 && len(s.spool()) == 0 })
+	list := s.mailbox("alice") // not before nobody writes there
+	if len(list) != 1 {
+		t.Fatalf("alice has %d messages", len(list))
+	}
+	box := list[0]
 	if !box.hasLine(fmt.Sprintf("Received: by host.example (dma, from userid %d)", os.Getuid())) {
 		t.Errorf("trace field in\n%.500s", box.text)
 	}
