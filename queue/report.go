@@ -85,7 +85,11 @@ func (q *Queue) report(m *spooldir.Message, numbers []int, id, to string, what d
 			d.Status, d.LastAttempt = last.Status, last.Time
 			switch last.Relay {
 			case "", "none", "local", "forward", "list":
-				d.Diagnostic = "x-unix; " + last.Reply
+				// Where mail went, and whose .forward says so, is the matter of who
+				// gets it.
+				if what == dsn.Failed || what == dsn.Delayed {
+					d.Diagnostic = "x-unix; " + last.Reply
+				}
 			default:
 				d.Diagnostic = "smtp; " + last.Reply
 				if byLMTP(last) {
