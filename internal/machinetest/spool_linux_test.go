@@ -232,7 +232,7 @@ func TestSpoolManyNames(t *testing.T) {
 while [ $i -lt 100 ]; do
 	j=100
 	names=
-	while [ $j -lt 300 ]; do names="$names 20260101T000000-00000000000$((10000+i)).$j-x"; j=$((j+1)); done
+	while [ $j -lt 1100 ]; do names="$names 20260101T000000-00000000000$((10000+i)).$j-x"; j=$((j+1)); done
 	touch $names
 	[ $i -lt 50 ] || chmod 640 $names 2>/dev/null # the service may have taken some away
 	i=$((i+1))
