@@ -127,3 +127,30 @@ func TestUnprivileged(t *testing.T) {
 		t.Errorf("%q, %v; want %q", out, err, want)
 	}
 }
+
+// FuzzGroups: no group and no source comes out of a file that is not written there.
+func FuzzGroups(f *testing.F) {
+	for _, s := range []string{
+		"", "team:x:3900:dora,jim\n", "a:b:c\n+::::\nx:x:-1:y\nx:x:99999999999999999999:y\n", "t:x:1: a , b,,a\r\n#t:x:1:z\n",
+		"group: files [NOTFOUND=return] ldap sss # x\n", "group:[[a]b] c\ngroup: d", "passwd files\n group :compat nis",
+	} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		for name, gids := range parseGroups(text) {
+			if !ValidName(name) || !strings.Contains(text, name) {
+				t.Errorf("member %q", name)
+			}
+			for _, gid := range gids {
+				if gid < 0 || !strings.Contains(text, strconv.Itoa(gid)) {
+					t.Errorf("%s is in group %d", name, gid)
+				}
+			}
+		}
+		for _, source := range databaseLine(text, "group") {
+			if source == "" || source == "files" || strings.ContainsAny(source, " \t\n#[") {
+				t.Errorf("source %q", source)
+			}
+		}
+	})
+}
